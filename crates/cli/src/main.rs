@@ -1,0 +1,2 @@
+//! The one binary, `starling`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The shell around the node: sockets, QUIC, HTTP, clock, entropy and disk.

@@ -1,0 +1,1 @@
+//! How Kamailio says it: one module per DMQ channel.

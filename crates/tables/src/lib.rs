@@ -1,0 +1,1 @@
+//! What Starling replicates: registrations and hash tables as cells.

@@ -1,0 +1,1 @@
+//! Golden captures, real processes, real Kamailio, tidy.
