@@ -23,7 +23,7 @@ mod identity;
 
 use std::borrow::Cow;
 
-use bstr::{BStr, BString};
+use bstr::BStr;
 
 pub use identity::{Member, alias_member, identity, parse_member};
 
@@ -36,8 +36,11 @@ pub const MAX_AOR: usize = 1024;
 /// Longest `ruid` in bytes; with its `r:` it fits a cell member.
 pub const MAX_RUID: usize = 512;
 
-/// Longest contact URI, and longest instance, in bytes; either must fit a cell member.
+/// Longest contact URI in bytes; it must fit a cell member.
 pub const MAX_URI: usize = 1000;
+
+/// Longest `+sip.instance` in bytes; with a reg-id it must fit a cell member.
+pub const MAX_INSTANCE: usize = 1000;
 
 /// Longest of any other text field in bytes.
 pub const MAX_TEXT: usize = 4096;
@@ -139,7 +142,7 @@ impl Contact<'_> {
     /// The same contact, owning its text.
     pub fn into_owned(self) -> Contact<'static> {
         fn own(text: Cow<'_, BStr>) -> Cow<'static, BStr> {
-            Cow::<BStr>::Owned(BString::from(text.into_owned()))
+            Cow::Owned(text.into_owned())
         }
         Contact {
             uri: own(self.uri),
