@@ -214,3 +214,6 @@ pub fn compare_events(held: &Contact<'_>, new: &Contact<'_>) -> Event {
         Equal => Event::Unordered,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,17 +8,21 @@ const INSTANCE: &[u8] = b"i:";
 const URI: &[u8] = b"u:";
 const RUID: &[u8] = b"r:";
 
+/// Longest cell member, bytes.
+const MAX_MEMBER: usize = 1024;
+
 /// The member of a contact: its instance and reg-id where it has an instance (RFC 5626), else its
-/// contact URI, normalised by [`sip::uri`] so that spellings of one address are one device.
+/// contact URI, normalised by [`sip::normalised`] so that spellings of one address are one device.
+///
+/// A URI whose normal form, full of escapes, would be too long for a member stands for itself as
+/// it is written.
 pub fn identity(uri: &[u8], instance: &[u8], reg_id: u32) -> Vec<u8> {
     if instance.is_empty() {
-        return [URI, &normalised(uri)].concat();
+        let normal = sip::normalised(uri);
+        let fits = URI.len() + normal.len() <= MAX_MEMBER;
+        return [URI, if fits { &normal } else { uri }].concat();
     }
     [INSTANCE, instance, b"#", reg_id.to_string().as_bytes()].concat()
-}
-
-fn normalised(uri: &[u8]) -> Vec<u8> {
-    uri.to_vec()
 }
 
 /// The member of the alias cell for `ruid`. Its body is the member of the contact it names.
