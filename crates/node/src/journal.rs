@@ -1,0 +1,224 @@
+//! What goes to disk, and when something is there.
+//!
+//! The journal collects the cells that changed, by slot, and writes them in batches: at most one is out at a time, and
+//! the next one leaves as soon as it is back and there is something to write. So a burst costs one fsync per round trip
+//! to the disk, not one per write (group commit).
+//!
+//! **Invariant:** every batch that holds cells holds the clock that covers them, so that on disk both change together or
+//! not at all; a batch holds every cell that changed before it, so the disk never covers a dot whose cell it lacks. What the
+//! disk refused is offered again with the next batch.
+//!
+//! Without a disk nothing is collected, and every write counts as done at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use crdt::{CellRef, Cause, Change, Clock, Meta, Replica, Slot};
+
+use crate::cx::Cx;
+use crate::io::{Batch, Level, Mono, Output, Restored, Tree};
+
+/// How long the journal waits after a refused batch, milliseconds.
+const RETRY_MS: u64 = 1_000;
+
+/// Collects what changed and hands it to the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    durable: bool,
+    news: Content,
+    /// Something waits for a batch, whether or not anything changed.
+    wanted: bool,
+    flying: Option<Flying>,
+    /// Number of the last batch that was handed out.
+    last: u64,
+    /// Number of the last batch that is on disk.
+    done: u64,
+    retry_at: Option<Mono>,
+    /// Parts of the replica's metadata as they were last handed out.
+    written: BTreeMap<&'static str, Bytes>,
+}
+
+/// Writes by name; the last one to a key counts.
+#[derive(Debug, Default)]
+struct Content {
+    slots: BTreeSet<Slot>,
+    /// Keys of forgotten cells.
+    forgotten: BTreeSet<Vec<u8>>,
+    puts: BTreeMap<(Tree, Vec<u8>), Option<Bytes>>,
+}
+
+#[derive(Debug)]
+struct Flying {
+    number: u64,
+    content: Content,
+    clock: Clock,
+}
+
+/// What a disk held, sorted by whom it concerns.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The replica's metadata; `None` on a fresh disk.
+    pub meta: Option<Meta>,
+    /// Canonical cells.
+    pub cells: Vec<Box<[u8]>>,
+    /// Everything that others put, by tree and key.
+    pub puts: Vec<(Tree, Vec<u8>, Vec<u8>)>,
+    /// Entries that make no sense.
+    pub unreadable: u64,
+}
+
+/// Keys of [`Tree::Meta`] that belong to the replica start with this.
+const REPLICA: &[u8] = b"replica/";
+
+impl Journal {
+    /// A journal with nothing to write.
+    pub(crate) fn new(durable: bool) -> Self {
+        Self { durable, ..Self::default() }
+    }
+
+    /// Collects changes. Call with every batch of `drain_changes`, before a slot can be used again.
+    pub(crate) fn on_changes(&mut self, changes: &[Change], cx: &mut Cx<'_>) {
+        if !self.durable {
+            return;
+        }
+        for change in changes {
+            match (&change.cause, &change.old) {
+                (Cause::Expired, _) => {}
+                (Cause::Forgotten, Some(old)) => {
+                    self.news.slots.remove(&change.slot);
+                    match CellRef::decode(old) {
+                        Ok(cell) => drop(self.news.forgotten.insert(cell_key(&cell))),
+                        Err(error) => cx.log(Level::Error, format!("a held cell does not decode: {error}")),
+                    }
+                }
+                _ => drop(self.news.slots.insert(change.slot)),
+            }
+        }
+    }
+
+    /// Writes something that is no cell: a server's book, the roster. `None` deletes.
+    pub(crate) fn put(&mut self, tree: Tree, key: Vec<u8>, value: Option<Bytes>) {
+        if self.durable {
+            self.news.puts.insert((tree, key), value);
+        }
+    }
+
+    /// A ticket for everything written until now, changes that are not drained yet included.
+    pub(crate) fn wait(&mut self) -> u64 {
+        if !self.durable {
+            return 0;
+        }
+        self.wanted = true;
+        self.last + 1
+    }
+
+    /// Whether what the ticket stands for is on disk.
+    pub(crate) fn done(&self, ticket: u64) -> bool {
+        !self.durable || self.done >= ticket
+    }
+
+    /// Whether everything is on disk; `None` without one.
+    pub(crate) fn clean(&self) -> Option<bool> {
+        self.durable.then(|| self.flying.is_none() && !self.dirty())
+    }
+
+    fn dirty(&self) -> bool {
+        let Content { slots, forgotten, puts } = &self.news;
+        self.wanted || !slots.is_empty() || !forgotten.is_empty() || !puts.is_empty()
+    }
+
+    /// Hands out the next batch if the disk is free and there is something to write. Call after each input.
+    pub(crate) fn flush(&mut self, cx: &mut Cx<'_>) {
+        let due = self.retry_at.is_none_or(|at| at <= cx.now.mono);
+        if !self.durable || self.flying.is_some() || !due || !self.dirty() {
+            return;
+        }
+        self.retry_at = None;
+        self.wanted = false;
+        self.last += 1;
+        let content = std::mem::take(&mut self.news);
+        let puts = self.encode(&content, cx);
+        cx.stats.journal_batches += 1;
+        cx.out.push_back(Output::Persist(Batch { number: self.last, puts }));
+        let clock = cx.replica.clock().clone();
+        self.flying = Some(Flying { number: self.last, content, clock });
+    }
+
+    fn encode(&mut self, content: &Content, cx: &mut Cx<'_>) -> Vec<(Tree, Vec<u8>, Option<Bytes>)> {
+        let mut puts = Vec::with_capacity(content.slots.len() + content.forgotten.len() + content.puts.len() + 1);
+        let mut gone = content.forgotten.clone();
+        for &slot in &content.slots {
+            let (Some(cell), Some(bytes)) = (cx.replica.cell(slot), cx.replica.bytes(slot)) else { continue };
+            let key = cell_key(&cell);
+            gone.remove(&key);
+            puts.push((Tree::Cells, key, Some(Bytes::copy_from_slice(bytes))));
+        }
+        cx.stats.journal_cells += puts.len() as u64;
+        puts.extend(gone.into_iter().map(|key| (Tree::Cells, key, None)));
+        puts.extend(content.puts.iter().map(|((tree, key), value)| (*tree, key.clone(), value.clone())));
+        for (name, value) in meta_parts(cx.replica) {
+            if self.written.get(name) != Some(&value) {
+                puts.push((Tree::Meta, [REPLICA, name.as_bytes()].concat(), Some(value.clone())));
+                self.written.insert(name, value);
+            }
+        }
+        puts
+    }
+
+    /// A batch is on disk. Says whether it was one of ours.
+    pub(crate) fn persisted(&mut self, batch: u64, cx: &mut Cx<'_>) -> bool {
+        let Some(flying) = self.flying.take_if(|flying| flying.number == batch) else { return false };
+        self.done = batch;
+        cx.replica.persisted(&flying.clock);
+        true
+    }
+
+    /// A batch could not be written: its content goes with the next one, after a second.
+    pub(crate) fn persist_failed(&mut self, batch: u64, reason: &str, cx: &mut Cx<'_>) {
+        let Some(mut flying) = self.flying.take_if(|flying| flying.number == batch) else { return };
+        cx.stats.journal_failures += 1;
+        cx.log(Level::Error, format!("the disk refused a batch, it is offered again in a second: {reason}"));
+        let news = std::mem::take(&mut self.news);
+        flying.content.slots.extend(news.slots);
+        flying.content.forgotten.extend(news.forgotten);
+        flying.content.puts.extend(news.puts);
+        self.news = flying.content;
+        self.wanted = true;
+        self.written.clear();
+        self.retry_at = Some(cx.now.mono.plus_ms(RETRY_MS));
+    }
+
+    /// When [`Journal::flush`] has something to do that no input will bring.
+    pub(crate) fn next_wakeup(&self) -> Option<Mono> {
+        self.retry_at
+    }
+
+    /// Sorts what the disk held by whom it concerns.
+    pub(crate) fn sort(restored: Restored) -> Found {
+        let mut found = Found::default();
+        let mut parts = BTreeMap::new();
+        for (tree, key, value) in restored.entries {
+            match tree {
+                Tree::Cells => found.cells.push(value.into_boxed_slice()),
+                Tree::Meta if key.starts_with(REPLICA) => drop(parts.insert(key[REPLICA.len()..].to_vec(), value)),
+                Tree::Meta | Tree::Books => found.puts.push((tree, key, value)),
+            }
+        }
+        match meta_from(&parts) {
+            Ok(meta) => found.meta = meta,
+            Err(()) => found.unreadable += 1,
+        }
+        found
+    }
+}
+
+/// The key of a cell on disk: its id, each part with its length, so that no two ids share a key.
+fn cell_key(cell: &CellRef<'_>) -> Vec<u8> {
+    let mut key = Vec::with_capacity(cell.table.len() + cell.key.len() + cell.member.len() + 3);
+    key.push(cell.table.len() as u8);
+    key.extend_from_slice(cell.table.as_bytes());
+    key.extend_from_slice(&(cell.key.len() as u16).to_be_bytes());
+    key.extend_from_slice(cell.key);
+    key.extend_from_slice(cell.member);
+    key
+}

@@ -1,0 +1,440 @@
+//! The mesh half of a node: links to other nodes, membership, push, sync and audit.
+//!
+//! A link is a mutually authenticated connection that the shell keeps. Its first frame in each direction is a hello;
+//! nothing else is taken before it. Between two nodes at most one link carries data. What follows:
+//!
+//! - [`dial`] keeps connecting to whoever should be linked and is not;
+//! - [`swim`] says who is a member, as a hint for people and for ownership;
+//! - [`push`] sends what changes, at once;
+//! - [`clocks`] shows what this node has, and notices what it lacks (and whose wall clock is off, [`skew`]);
+//! - [`pull`] and [`serve`] are the two ends of a sync session, which gets what is missing;
+//! - [`audit`] compares digests where clocks are equal, and repairs;
+//! - [`roster`] remembers who was met.
+//!
+//! It leaves to `crdt` what is merged, covered and forgotten, and to the journal what goes to disk.
+//!
+//! Invariants: no data moves on a link before its hello was accepted and its node entered in the roster of forgetting (R5); all
+//! queues are bounded; one input causes at most one chunk of bulk work per session.
+
+mod audit;
+mod clocks;
+mod dial;
+mod hello;
+mod link;
+mod pull;
+mod push;
+mod roster;
+mod serve;
+mod skew;
+mod swim;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use crdt::{Cause, Change, NodeId};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+
+use self::audit::Audit;
+use self::dial::Dialer;
+use self::link::{Link, Peer};
+use self::pull::Pull;
+use self::roster::{Known, Roster};
+use self::serve::Serve;
+use self::swim::{Id, Swim, SwimEvent};
+use self::wire::Push;
+pub(crate) use self::wire::ServerNote;
+use crate::config::Config;
+use crate::cx::Cx;
+use crate::io::{Lane, Level, LinkId, Mono, Now, Output, Tree};
+use crate::view::{MemberState, MemberView};
+
+/// A link without a hello is closed after this, milliseconds.
+const HELLO_MS: u64 = 5_000;
+/// Between two looks at who has been away for too long, milliseconds.
+const HOUSEKEEPING_MS: u64 = 60_000;
+/// The same complaint is made once in this time, milliseconds.
+const COMPLAIN_MS: u64 = 60_000;
+/// How long a node that learned of another by hearsay leaves it the first dial, if the other's id is lower, milliseconds.
+const DEFER_MS: u64 = 500;
+
+/// Key of the generation in `Tree::Meta`.
+const GENERATION: &[u8] = b"swim/generation";
+
+/// Links, membership, push, sync and audit. See the module.
+pub(crate) struct Mesh {
+    rng: ChaCha8Rng,
+    links: BTreeMap<LinkId, Link>,
+    /// The one link per node that carries data.
+    peers: BTreeMap<NodeId, LinkId>,
+    dialer: Dialer,
+    swim: Swim,
+    roster: Roster,
+    pull: Option<Pull>,
+    /// Whether a session has ended well since the start.
+    pulled: bool,
+    serves: BTreeMap<(LinkId, u32), Serve>,
+    audit: Option<Audit>,
+    servers: Vec<ServerNote>,
+    /// Who sent the frame that is being handled.
+    source: Option<NodeId>,
+    complaints: BTreeMap<(IpAddr, &'static str), Mono>,
+    housekeeping_at: Mono,
+    puts: Vec<(Vec<u8>, Option<Bytes>)>,
+}
+
+impl Mesh {
+    /// A mesh without links. `puts` is what [`Mesh::take_puts`] gave to the disk in earlier lives.
+    pub(crate) fn new(config: &Config, seed: [u8; 32], now: Now, puts: &[(Tree, Vec<u8>, Vec<u8>)]) -> Self {
+        let mut rng = ChaCha8Rng::from_seed(seed);
+        let mut roster = Roster::default();
+        let mut generation = now.wall.0;
+        for (_, key, value) in puts.iter().filter(|(tree, ..)| *tree == Tree::Meta) {
+            if Roster::owns(key) {
+                roster.restore(key, value);
+            } else if key == GENERATION && let Ok(saved) = value.as_slice().try_into() {
+                generation = generation.max(u64::from_be_bytes(saved).saturating_add(1));
+            }
+        }
+        let mut dialer = Dialer::default();
+        dialer.ours(config.advertise);
+        config.join.iter().for_each(|&addr| dialer.configure(addr, now.mono));
+        roster.iter().for_each(|(node, known)| dialer.learn(known.addr, Some(node), now.mono, 0));
+        let id = Id { addr: config.advertise, node: config.node, generation, name: config.name.clone() };
+        let swim_rng = ChaCha8Rng::from_seed(rng.random());
+        Self {
+            links: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            dialer,
+            swim: Swim::new(id, config.timing, config.forget_after_s, swim_rng, now.mono),
+            roster,
+            pull: None,
+            pulled: false,
+            serves: BTreeMap::new(),
+            audit: None,
+            servers: Vec::new(),
+            source: None,
+            complaints: BTreeMap::new(),
+            housekeeping_at: now.mono.plus_ms(HOUSEKEEPING_MS),
+            puts: vec![generation_put(generation)],
+            rng,
+        }
+    }
+
+    /// A connection is up: greets.
+    pub(crate) fn link_up(
+        &mut self,
+        link: LinkId,
+        addr: SocketAddr,
+        dialed: bool,
+        subject: Option<&str>,
+        cx: &mut Cx<'_>,
+    ) {
+        if dialed {
+            self.dialer.connected(addr, cx.now.mono, &mut self.rng);
+        }
+        self.greet(Link::new(link, addr, dialed, subject.map(str::to_owned), cx.now.mono), cx);
+    }
+
+    /// A connection ended.
+    pub(crate) fn link_down(&mut self, link: LinkId, reason: &str, cx: &mut Cx<'_>) {
+        self.drop_link(link, reason, cx);
+    }
+
+    /// An attempt to connect failed.
+    pub(crate) fn dial_failed(&mut self, addr: SocketAddr, reason: &str, cx: &mut Cx<'_>) {
+        cx.stats.dials_failed += 1;
+        self.dialer.failed(addr, cx.now.mono, &mut self.rng);
+        self.complain(addr, "dial", Level::Info, || format!("cannot reach {addr}: {reason}"), cx);
+    }
+
+    /// A datagram of a link: a packet of the membership protocol.
+    pub(crate) fn datagram(&mut self, link: LinkId, bytes: &[u8], cx: &mut Cx<'_>) {
+        if self.peer(link).is_none() {
+            return;
+        }
+        cx.stats.swim_packets_in += 1;
+        if !self.swim.packet(bytes, cx.now.mono) {
+            cx.stats.swim_packets_malformed += 1;
+        }
+        self.swim_events(cx);
+    }
+
+    /// A frame of an ordered lane.
+    pub(crate) fn frame(&mut self, link: LinkId, lane: Lane, bytes: &[u8], cx: &mut Cx<'_>) {
+        self.source = self.peer(link).map(|peer| peer.node);
+        match lane {
+            Lane::Push => self.push_frame(link, bytes, cx),
+            Lane::Session { .. } if self.source.is_none() => self.misbehaved(link, "session before hello", cx),
+            Lane::Session { id, opened_here: true } => self.answer_frame(link, id, bytes, cx),
+            Lane::Session { id, opened_here: false } => self.serve_frame(link, id, bytes, cx),
+        }
+    }
+
+    /// The transport took frames.
+    pub(crate) fn frames_sent(&mut self, link: LinkId, lane: Lane, frames: u32, cx: &mut Cx<'_>) {
+        match lane {
+            Lane::Push => {
+                let Some(link) = self.links.get_mut(&link) else { return };
+                link.unsent = link.unsent.saturating_sub(frames);
+                link.flush(cx);
+            }
+            Lane::Session { id, opened_here: false } => self.serve_credit(link, id, frames, cx),
+            Lane::Session { opened_here: true, .. } => {}
+        }
+    }
+
+    /// The peer closed a session lane.
+    pub(crate) fn lane_closed(&mut self, link: LinkId, lane: Lane, cx: &mut Cx<'_>) {
+        match lane {
+            Lane::Push => self.misbehaved(link, "push lane closed", cx),
+            Lane::Session { id, opened_here: true } => self.answer_closed(link, id, cx),
+            Lane::Session { id, opened_here: false } => self.serve_closed(link, id, cx),
+        }
+    }
+
+    /// Cells changed: pushes them. Call with every batch of `drain_changes`, before a slot can be used again.
+    pub(crate) fn on_changes(&mut self, changes: &[Change], cx: &mut Cx<'_>) {
+        for link in self.links.values_mut() {
+            link.show = true;
+            for change in changes {
+                match change.cause {
+                    Cause::Expired => {}
+                    Cause::Forgotten => link.queue.forget(change.slot),
+                    Cause::Local | Cause::Repaired => link.enter(change, None, cx),
+                    Cause::Pushed | Cause::Synced => link.enter(change, self.source, cx),
+                }
+            }
+            link.flush(cx);
+        }
+    }
+
+    /// Time passed. Does what is due, at most one chunk of bulk work.
+    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
+        self.source = None;
+        let linked: Vec<Id> = self.links.values().filter_map(|link| link.peer.as_ref()).map(|peer| peer.id()).collect();
+        self.swim.tick(linked.into_iter(), cx.now.mono);
+        self.swim_events(cx);
+        for addr in self.dialer.due(cx.now.mono) {
+            cx.stats.dials += 1;
+            cx.out.push_back(Output::Dial { addr });
+        }
+        self.close_silent(cx);
+        for link in self.links.values_mut() {
+            link.flush(cx);
+            link.ping(cx);
+            link.show_if_due(cx);
+        }
+        self.pull_tick(cx);
+        self.serve_tick(cx);
+        self.audit_tick(cx);
+        self.housekeeping(cx);
+    }
+
+    /// When [`Mesh::tick`] has something to do, and what; a moment that is past means at once.
+    pub(crate) fn next_wakeup(&self) -> (Mono, &'static str) {
+        let mut next = (self.swim.next(), "swim");
+        let mut earlier = |at: Option<Mono>, why| {
+            if let Some(at) = at.filter(|&at| at < next.0) {
+                next = (at, why);
+            }
+        };
+        earlier(self.dialer.next(), "dial");
+        earlier(Some(self.housekeeping_at), "roster");
+        earlier(self.serve_wakeup(), "serve");
+        earlier(self.pull_wakeup(), "pull");
+        earlier(self.audit_wakeup(), "audit");
+        for link in self.links.values() {
+            earlier(link.wakeup(), "link");
+        }
+        next
+    }
+
+    /// The durable clock moved: it is shown with the next clocks.
+    pub(crate) fn persisted(&mut self) {
+        self.links.values_mut().for_each(|link| link.show = true);
+    }
+
+    /// This node and the others, by name.
+    pub(crate) fn members(&self, config: &Config) -> Vec<MemberView> {
+        let me = MemberView {
+            name: config.name.clone(),
+            id: config.node,
+            addr: config.advertise,
+            state: MemberState::Alive,
+            linked: false,
+            offset_ms: None,
+            queued: 0,
+        };
+        let mut rows = vec![me];
+        rows.extend(self.roster.iter().map(|(node, known)| self.member(node, known)));
+        rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        rows
+    }
+
+    fn member(&self, node: NodeId, known: &Known) -> MemberView {
+        let link = self.peers.get(&node).and_then(|link| self.links.get(link));
+        let peer = link.and_then(|link| link.peer.as_ref());
+        let state = match self.swim.state(known.addr) {
+            _ if peer.is_some() => MemberState::Alive,
+            Some(foca::State::Alive) => MemberState::Alive,
+            Some(foca::State::Suspect) => MemberState::Suspect,
+            Some(foca::State::Down) | None => MemberState::Down,
+        };
+        MemberView {
+            name: known.name.clone(),
+            id: node,
+            addr: known.addr,
+            state,
+            linked: peer.is_some_and(|peer| peer.trusted()),
+            offset_ms: peer.and_then(|peer| peer.offset.ms()),
+            queued: link.map_or(0, |link| link.queue.len()),
+        }
+    }
+
+    /// Other nodes with a link that carries data.
+    pub(crate) fn links(&self) -> usize {
+        self.links.values().filter(|link| link.peer.as_ref().is_some_and(|peer| peer.trusted())).count()
+    }
+
+    /// Whether this node is still taking in its first session.
+    pub(crate) fn joining(&self) -> bool {
+        self.pull.is_some() && !self.pulled
+    }
+
+    /// Whether any peer's clock is off by more than allowed (R3).
+    pub(crate) fn skewed(&self) -> bool {
+        self.links.values().any(|link| link.peer.as_ref().is_some_and(|peer| !peer.trusted()))
+    }
+
+    /// The KDMQ servers that this node sees; told to all peers when it changes.
+    pub(crate) fn set_servers(&mut self, servers: Vec<ServerNote>, cx: &mut Cx<'_>) {
+        if self.servers == servers {
+            return;
+        }
+        self.servers = servers;
+        for link in self.links.values_mut() {
+            link.send(&Push::Servers(self.servers.clone()), cx);
+        }
+    }
+
+    /// The servers that linked nodes see, by node.
+    pub(crate) fn peer_servers(&self) -> impl Iterator<Item = (NodeId, &[ServerNote])> {
+        self.peers.iter().filter_map(|(&node, link)| {
+            let peer = self.links.get(link)?.peer.as_ref()?;
+            Some((node, peer.servers.as_slice()))
+        })
+    }
+
+    /// SIP addresses of every node that was ever met: none of them is a Kamailio server.
+    pub(crate) fn sip_addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.roster.iter().flat_map(|(_, known)| known.sip.iter().copied())
+    }
+
+    /// What the mesh wants on disk since the last call.
+    pub(crate) fn take_puts(&mut self) -> Vec<(Tree, Vec<u8>, Option<Bytes>)> {
+        let mut puts = std::mem::take(&mut self.puts);
+        puts.extend(self.roster.take_unsaved());
+        puts.into_iter().map(|(key, value)| (Tree::Meta, key, value)).collect()
+    }
+}
+
+fn generation_put(generation: u64) -> (Vec<u8>, Option<Bytes>) {
+    (GENERATION.to_vec(), Some(Bytes::copy_from_slice(&generation.to_be_bytes())))
+}
+
+impl Mesh {
+    fn peer(&self, link: LinkId) -> Option<&Peer> {
+        self.links.get(&link)?.peer.as_deref()
+    }
+
+    fn peer_mut(&mut self, link: LinkId) -> Option<&mut Peer> {
+        self.links.get_mut(&link)?.peer.as_deref_mut()
+    }
+
+    /// Carries out what membership wants.
+    fn swim_events(&mut self, cx: &mut Cx<'_>) {
+        while let Some(event) = self.swim.poll() {
+            match event {
+                SwimEvent::Send(addr, bytes) => match self.link_to(addr) {
+                    Some(link) => {
+                        cx.stats.swim_packets_out += 1;
+                        cx.out.push_back(Output::Datagram { link, bytes });
+                    }
+                    None => cx.stats.swim_packets_unsent += 1,
+                },
+                SwimEvent::Up(id) => self.met(&id, cx),
+                SwimEvent::Down(id) => cx.log(Level::Info, format!("member {} at {} is down", id.name, id.addr)),
+                SwimEvent::Renewed(generation) => self.puts.push(generation_put(generation)),
+            }
+        }
+    }
+
+    fn link_to(&self, addr: SocketAddr) -> Option<LinkId> {
+        let leads_there = |link: &&LinkId| self.peer(**link).is_some_and(|peer| peer.advertise == addr);
+        self.peers.values().find(leads_there).copied()
+    }
+
+    /// Somebody is a member: remembers and dials it. Of two nodes that hear of each other the one with the lower id dials first.
+    fn met(&mut self, id: &Id, cx: &mut Cx<'_>) {
+        if id.node == cx.config.node {
+            return;
+        }
+        cx.log(Level::Info, format!("member {} at {} is alive", id.name, id.addr));
+        let sip = self.roster.get(id.node).map(|known| known.sip.clone()).unwrap_or_default();
+        let known = Known { name: id.name.clone(), addr: id.addr, sip, seen: cx.now.wall.0 / 1_000 };
+        self.enter_roster(id.node, known, cx);
+        let after_ms = if cx.config.node < id.node { 0 } else { DEFER_MS };
+        self.dialer.learn(id.addr, Some(id.node), cx.now.mono, after_ms);
+    }
+
+    fn enter_roster(&mut self, node: NodeId, known: Known, cx: &mut Cx<'_>) {
+        for gone in self.roster.enter(node, known) {
+            cx.replica.roster_remove(gone);
+            self.dialer.forget(gone);
+        }
+    }
+
+    /// Lets nodes go that were away for longer than `forget_after`.
+    fn housekeeping(&mut self, cx: &mut Cx<'_>) {
+        if self.housekeeping_at > cx.now.mono {
+            return;
+        }
+        self.housekeeping_at = cx.now.mono.plus_ms(HOUSEKEEPING_MS);
+        let now_s = cx.now.wall.0 / 1_000;
+        for &node in self.peers.keys() {
+            self.roster.seen(node, now_s);
+        }
+        let alive: BTreeSet<NodeId> = self.swim.members().filter(|(_, state)| *state != foca::State::Down).map(|(id, _)| id.node).collect();
+        for node in self.roster.seen_before(now_s.saturating_sub(cx.config.forget_after_s)) {
+            if !alive.contains(&node) && !self.peers.contains_key(&node) {
+                cx.log(Level::Info, format!("node {node} was away for too long and is no member any more"));
+                self.roster.remove(node);
+                self.dialer.forget(node);
+                cx.replica.roster_remove(node);
+            }
+        }
+    }
+
+    /// Writes a line at most once a minute per address and kind.
+    fn complain(
+        &mut self,
+        addr: SocketAddr,
+        kind: &'static str,
+        level: Level,
+        text: impl FnOnce() -> String,
+        cx: &mut Cx<'_>,
+    ) {
+        let now = cx.now.mono;
+        self.complaints.retain(|_, at| now.ms_since(*at) < COMPLAIN_MS);
+        if let std::collections::btree_map::Entry::Vacant(entry) = self.complaints.entry((addr.ip(), kind)) {
+            entry.insert(now);
+            cx.log(level, text());
+        }
+    }
+}
