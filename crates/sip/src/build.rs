@@ -1,5 +1,6 @@
 //! Writing messages: header fields come out in the order in which they are put in.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 
 use crate::text;
@@ -37,8 +38,8 @@ impl MessageBuilder {
             out: Vec::with_capacity(512),
             length_at: None,
         };
-        this.out
-            .extend_from_slice(format!("SIP/2.0 {code} ").as_bytes());
+        // Writing to a vector cannot fail, here and below.
+        let _ = write!(this.out, "SIP/2.0 {code} ");
         this.put(reason.as_bytes());
         this.out.extend_from_slice(b"\r\n");
         this
@@ -99,7 +100,7 @@ impl MessageBuilder {
         self.out.push(b' ');
         self.put(via.host.as_bytes());
         if let Some(port) = via.port {
-            self.out.extend_from_slice(format!(":{port}").as_bytes());
+            let _ = write!(self.out, ":{port}");
         }
         for param in via.params.iter() {
             let (is_received, is_rport) = (
@@ -118,12 +119,10 @@ impl MessageBuilder {
         }
         let wants_port = via.rport().is_some();
         if wants_port || via.hides(source.ip()) {
-            self.out
-                .extend_from_slice(format!(";received={}", source.ip()).as_bytes());
+            let _ = write!(self.out, ";received={}", source.ip());
         }
         if wants_port {
-            self.out
-                .extend_from_slice(format!(";rport={}", source.port()).as_bytes());
+            let _ = write!(self.out, ";rport={}", source.port());
         }
     }
 

@@ -58,33 +58,33 @@ pub enum Name {
     Via,
 }
 
-/// Every known name: its usual spelling and its compact form (0 = none). Sorted by length, so that
+/// Every known name: its usual spelling and its compact form, if it has one. Sorted by length, so that
 /// the lengths select a few candidates.
-const KNOWN: [(Name, &str, u8); 24] = [
-    (Name::To, "To", b't'),
-    (Name::Via, "Via", b'v'),
-    (Name::From, "From", b'f'),
-    (Name::CSeq, "CSeq", 0),
-    (Name::Path, "Path", 0),
-    (Name::Allow, "Allow", 0),
-    (Name::Event, "Event", b'o'),
-    (Name::Route, "Route", 0),
-    (Name::Server, "Server", 0),
-    (Name::CallId, "Call-ID", b'i'),
-    (Name::Contact, "Contact", b'm'),
-    (Name::Expires, "Expires", 0),
-    (Name::Require, "Require", 0),
-    (Name::Subject, "Subject", b's'),
-    (Name::Supported, "Supported", b'k'),
-    (Name::Timestamp, "Timestamp", 0),
-    (Name::UserAgent, "User-Agent", 0),
-    (Name::ContentType, "Content-Type", b'c'),
-    (Name::MaxForwards, "Max-Forwards", 0),
-    (Name::RecordRoute, "Record-Route", 0),
-    (Name::Authorization, "Authorization", 0),
-    (Name::ContentLength, "Content-Length", b'l'),
-    (Name::ContentEncoding, "Content-Encoding", b'e'),
-    (Name::ProxyAuthorization, "Proxy-Authorization", 0),
+const KNOWN: [(Name, &str, Option<u8>); 24] = [
+    (Name::To, "To", Some(b't')),
+    (Name::Via, "Via", Some(b'v')),
+    (Name::From, "From", Some(b'f')),
+    (Name::CSeq, "CSeq", None),
+    (Name::Path, "Path", None),
+    (Name::Allow, "Allow", None),
+    (Name::Event, "Event", Some(b'o')),
+    (Name::Route, "Route", None),
+    (Name::Server, "Server", None),
+    (Name::CallId, "Call-ID", Some(b'i')),
+    (Name::Contact, "Contact", Some(b'm')),
+    (Name::Expires, "Expires", None),
+    (Name::Require, "Require", None),
+    (Name::Subject, "Subject", Some(b's')),
+    (Name::Supported, "Supported", Some(b'k')),
+    (Name::Timestamp, "Timestamp", None),
+    (Name::UserAgent, "User-Agent", None),
+    (Name::ContentType, "Content-Type", Some(b'c')),
+    (Name::MaxForwards, "Max-Forwards", None),
+    (Name::RecordRoute, "Record-Route", None),
+    (Name::Authorization, "Authorization", None),
+    (Name::ContentLength, "Content-Length", Some(b'l')),
+    (Name::ContentEncoding, "Content-Encoding", Some(b'e')),
+    (Name::ProxyAuthorization, "Proxy-Authorization", None),
 ];
 
 const LONGEST: usize = KNOWN[KNOWN.len() - 1].1.len();
@@ -113,7 +113,7 @@ impl Name {
             let letter = letter.to_ascii_lowercase();
             return KNOWN
                 .iter()
-                .find(|known| known.2 == letter)
+                .find(|known| known.2 == Some(letter))
                 .map_or(Self::Other, |known| known.0);
         }
         let (from, to) = BY_LENGTH.get(bytes.len()).copied().unwrap_or_default();
@@ -153,7 +153,7 @@ mod tests {
             assert_eq!(Name::of(text.to_ascii_uppercase().as_bytes()), name);
             assert_eq!(Name::of(text.to_ascii_lowercase().as_bytes()), name);
             assert_eq!(name.as_str(), text);
-            if compact != 0 {
+            if let Some(compact) = compact {
                 assert_eq!(Name::of(&[compact]), name);
                 assert_eq!(Name::of(&[compact.to_ascii_uppercase()]), name);
             }

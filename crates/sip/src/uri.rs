@@ -306,7 +306,8 @@ fn push_pair(mark: u8, name: &[u8], value: Option<&[u8]>, out: &mut Vec<u8>) {
 }
 
 /// Appends `text` with the one spelling that each of its characters has: unreserved ones plain,
-/// reserved ones as written (an escaped one differs from a plain one), all others escaped.
+/// reserved ones as written (an escaped one differs from a plain one), all others escaped, also a
+/// percent sign that escapes nothing.
 fn escape_canonically(text: &[u8], out: &mut Vec<u8>) {
     let mut rest = text;
     while let Some((&first, tail)) = rest.split_first() {
@@ -315,9 +316,7 @@ fn escape_canonically(text: &[u8], out: &mut Vec<u8>) {
             _ => None,
         };
         let byte = escaped.unwrap_or(first);
-        // A percent sign that escapes nothing stays as it is: its text is not a URI's anyway.
-        let plain = is_unreserved(byte) || escaped.is_none() && (is_reserved(byte) || byte == b'%');
-        if plain {
+        if is_unreserved(byte) || escaped.is_none() && is_reserved(byte) {
             out.push(byte);
         } else {
             out.extend_from_slice(&[

@@ -53,7 +53,7 @@ impl Hasher for AsIs {
 /// The server transactions of a node, with answers `R` of the caller's choice (a status code, say).
 ///
 /// An entry is about 40 bytes for a small `R`: 10,000 requests a second, each remembered for
-/// [`TIMER_J`], take some 13 MB. At the limit the oldest is forgotten: its retransmission is then
+/// [`TIMER_J`], take some 12 MB. At the limit the oldest is forgotten: its retransmission is then
 /// executed again, as Kamailio does always.
 ///
 /// **Invariant:** every entry is in exactly one bucket, of a second at or before its `until`.

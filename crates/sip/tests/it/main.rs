@@ -1,0 +1,11 @@
+//! Tests of the public surface, one module per subject.
+
+mod address;
+mod build;
+mod client;
+mod corpus;
+mod message;
+mod robust;
+mod server;
+mod stream;
+mod uri;
