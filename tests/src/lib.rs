@@ -34,3 +34,5 @@ pub mod kamailio;
 pub mod starling;
 
 pub mod compare;
+
+pub mod topology;
