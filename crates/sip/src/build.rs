@@ -62,18 +62,14 @@ impl MessageBuilder {
         reason: &str,
         to_tag: Option<&[u8]>,
     ) -> Result<Self, ParseError> {
-        let top = request.via()?;
+        let (top, others) = request.top_via()?;
         let mut this = Self::response(code, reason);
-        for (at, header) in request.headers(Name::Via).enumerate() {
-            this.out.extend_from_slice(b"Via: ");
-            if at == 0 {
-                let (_, end) = Via::parse_first(header.raw)?;
-                this.put_top_via(&top, source);
-                this.put(header.raw.get(end..).unwrap_or_default());
-            } else {
-                this.put(header.raw);
-            }
-            this.out.extend_from_slice(b"\r\n");
+        this.out.extend_from_slice(b"Via: ");
+        this.put_top_via(&top, source);
+        this.put(others);
+        this.out.extend_from_slice(b"\r\n");
+        for header in request.headers(Name::Via).skip(1) {
+            this = this.header("Via", header.raw);
         }
         if let Some(to) = request.header(Name::To) {
             this.out.extend_from_slice(b"To: ");
@@ -102,22 +98,19 @@ impl MessageBuilder {
         if let Some(port) = via.port {
             let _ = write!(self.out, ":{port}");
         }
+        let mut wants_port = false;
         for param in via.params.iter() {
-            let (is_received, is_rport) = (
-                param.name.eq_ignore_ascii_case(b"received"),
-                param.name.eq_ignore_ascii_case(b"rport"),
-            );
-            if is_received || is_rport {
-                continue;
-            }
-            self.out.push(b';');
-            self.put(param.name);
-            if let Some(value) = param.value {
-                self.out.push(b'=');
-                self.put(value);
+            if param.name.eq_ignore_ascii_case(b"rport") {
+                wants_port = true;
+            } else if !param.name.eq_ignore_ascii_case(b"received") {
+                self.out.push(b';');
+                self.put(param.name);
+                if let Some(value) = param.value {
+                    self.out.push(b'=');
+                    self.put(value);
+                }
             }
         }
-        let wants_port = via.rport().is_some();
         if wants_port || via.hides(source.ip()) {
             let _ = write!(self.out, ";received={}", source.ip());
         }

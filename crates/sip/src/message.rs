@@ -178,9 +178,15 @@ impl<'a> Message<'a> {
     /// # Errors
     /// Missing or malformed.
     pub fn via(&self) -> Result<Via<'a>, ParseError> {
+        self.top_via().map(|(via, _)| via)
+    }
+
+    /// The topmost Via, and what follows it in its field.
+    pub(crate) fn top_via(&self) -> Result<(Via<'a>, &'a [u8]), ParseError> {
         let header = self.required(Name::Via)?;
-        let (via, _) = Via::parse_first(header.raw).map_err(|error| error.within(header.offset))?;
-        Ok(via)
+        let (via, end) =
+            Via::parse_first(header.raw).map_err(|error| error.within(header.offset))?;
+        Ok((via, header.raw.get(end..).unwrap_or_default()))
     }
 
     /// From.

@@ -118,10 +118,15 @@ impl Name {
         }
         let (from, to) = BY_LENGTH.get(bytes.len()).copied().unwrap_or_default();
         let candidates = KNOWN.get(from..to).unwrap_or_default();
-        candidates
-            .iter()
-            .find(|known| known.1.as_bytes().eq_ignore_ascii_case(bytes))
-            .map_or(Self::Other, |known| known.0)
+        // Nearly all senders use the usual spelling, and comparing it is quick.
+        let found = (candidates.iter())
+            .find(|known| known.1.as_bytes() == bytes)
+            .or_else(|| {
+                candidates
+                    .iter()
+                    .find(|known| known.1.as_bytes().eq_ignore_ascii_case(bytes))
+            });
+        found.map_or(Self::Other, |known| known.0)
     }
 
     /// The usual spelling; `?` for [`Name::Other`], which has none.

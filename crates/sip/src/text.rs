@@ -128,8 +128,9 @@ pub(crate) fn unquote(text: &[u8]) -> Cow<'_, [u8]> {
     else {
         return Cow::Borrowed(text);
     };
-    if memchr::memchr(b'\\', inner).is_none() {
-        return unfold(inner);
+    let inner = unfold(inner);
+    if memchr::memchr(b'\\', &inner).is_none() {
+        return inner;
     }
     let mut out = Vec::with_capacity(inner.len());
     let mut bytes = inner.iter().copied();

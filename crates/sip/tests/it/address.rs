@@ -16,6 +16,11 @@ fn a_display_name_may_be_quoted_or_words_or_missing() {
             Some("A \"x\" \\ <y>"),
         ),
         (
+            "\"A\r\n \\\"B\" <sip:a@b>",
+            Some("\"A\r\n \\\"B\""),
+            Some("A \"B"),
+        ),
+        (
             "Alice's.phone<sip:a@b>",
             Some("Alice's.phone"),
             Some("Alice's.phone"),
