@@ -11,3 +11,6 @@ mod write;
 
 pub(crate) use read::{Member, Object, Reader, Scalar, Syntax};
 pub(crate) use write::{Writer, string};
+
+#[cfg(test)]
+mod tests;

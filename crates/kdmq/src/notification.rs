@@ -194,7 +194,8 @@ pub fn encode(nodes: &[NodeLine<'_>]) -> Result<Vec<u8>, EncodeError> {
         });
     }
     for node in nodes {
-        let port = node.port.ok_or(EncodeError::NodeLine { field: "port" })?;
+        let port = node.port.filter(|&port| port != 0);
+        let port = port.ok_or(EncodeError::NodeLine { field: "port" })?;
         let status = node
             .status
             .filter(|status| matches!(status, Status::Active | Status::Disabled));

@@ -7,7 +7,7 @@ use tables::htable::{MAX_KEY, MAX_NAME, MAX_VALUE, Value};
 
 use super::{Action, CHANNEL, Cell, Cells, How, On};
 use crate::DecodeError;
-use crate::fields::{keep_text, syntax, wrapping_u32};
+use crate::fields::{keep_text, syntax};
 use crate::json::{Member, Object, Reader, Scalar, Syntax};
 
 /// The bit of `type` that says: a string.
@@ -115,12 +115,7 @@ impl<'a> Element<'a> {
                 return;
             }
             (b"intval", Some(number)) => {
-                // Servers hold 32 bit; one that prints more has a wider type, which is kept.
-                self.int = Some(
-                    wrapping_u32(number)
-                        .filter(|_| number <= i64::from(i32::MAX))
-                        .map_or(number, |n| i64::from(n as i32)),
-                );
+                self.int = Some(number);
                 return;
             }
             (b"expire", Some(number)) => {

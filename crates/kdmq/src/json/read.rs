@@ -288,17 +288,16 @@ impl<'a> Reader<'a> {
     }
 
     fn any_number(&mut self, out: Option<&mut Vec<u8>>) -> Result<(), Syntax> {
-        let start = self.at;
         let number = self.float()?;
-        let Some(out) = out else { return Ok(()) };
-        // Integers keep their text up to what a double holds; everything else is said anew.
-        let text = &self.text[start..self.at];
-        if number.fract() == 0.0 && number.abs() < 9e15 {
-            out.extend_from_slice((number as i64).to_string().as_bytes());
-        } else if number.is_finite() && text.len() < 32 {
-            out.extend_from_slice(number.to_string().as_bytes());
-        } else {
-            out.push(b'0');
+        if let Some(out) = out {
+            let size = number.abs();
+            // Servers hold numbers as doubles: what one cannot tell apart is not worth more digits.
+            let text = match size {
+                _ if size == 0.0 || !size.is_finite() => "0".to_owned(),
+                1e-5..9e15 => number.to_string(),
+                _ => format!("{number:e}"),
+            };
+            out.extend_from_slice(text.as_bytes());
         }
         Ok(())
     }
