@@ -29,6 +29,7 @@ fn best_ns(what: &str, mut work: impl FnMut()) {
 fn main() {
     let source = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 11)), 5061);
     for (name, text) in [
+        ("the least request", corpus::MINIMAL),
         ("KDMQ update", corpus::KDMQ_UPDATE),
         ("REGISTER", corpus::REGISTER),
         ("response", corpus::RESPONSE),

@@ -9,7 +9,8 @@
 //! make it panic. What it leaves to others: what a method or header means, authentication,
 //! dialogs, INVITE transactions, DNS.
 //!
-//! In suggested reading order:
+//! To be read in this order: `message` (what one looks like), `parse`, `text` (the small grammar of
+//! values), `uri`, `via`, `address`, `framer`, `build`, [`transaction`].
 
 mod address;
 mod build;

@@ -4,6 +4,7 @@ mod address;
 mod build;
 mod client;
 mod corpus;
+mod faults;
 mod message;
 mod robust;
 mod server;
