@@ -166,6 +166,12 @@ impl Starling {
         &mut self.process
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// Its SIP address.
     #[must_use]
     pub fn sip(&self) -> SocketAddr {
