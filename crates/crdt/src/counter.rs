@@ -1,0 +1,182 @@
+//! Counters that count on both sides of a split (R8).
+//!
+//! A counter is a key whose members are process lifetimes: each origin has one cell, its **contribution** (plus, minus), and
+//! only it writes that cell upwards. A contribution is never resumed by a later origin, so a crash loses no increment
+//! that anybody saw. The **epoch** is the rank: a full stamp, raised by [`set`] and [`delete`].
+//!
+//! ```text
+//! value = sum of (plus - minus) over the live contributions of the greatest live epoch
+//! ```
+//!
+//! [`set`] and [`delete`] start an epoch; increments that they had not seen stay in an older one and are discarded, also
+//! when they arrive later. [`delete`] leaves a contribution of 0 that says "deleted"; in a table that forgets by stability it
+//! stays, one small cell per deleted counter, because a forgotten epoch could not be told from none. Contributions of
+//! others that a reset has seen are removed (observed). Each contribution dies by its own deadline; when all of the
+//! greatest epoch have died, contributions of an older one that nobody removed would count again, so owners remove theirs:
+//! call [`drop_outdated`] when a counter changed.
+//!
+//! Counters are exact only where each server is attached to one node: an increment taken in by two nodes counts twice.
+
+use crate::change::{Outcome, StampRule, Write, WriteError};
+use crate::hlc::Stamp;
+use crate::ids::Wall;
+use crate::order::{Order, Rank};
+use crate::replica::Replica;
+use crate::rules::Forget;
+use crate::store::slots::Slot;
+
+/// The epoch of counters that were never reset. Not 0: rank 0 is for cells without ranks, which R6 may issue again.
+const FIRST_EPOCH: Rank = 1;
+
+/// What one origin adds to a counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Contribution {
+    plus: u64,
+    minus: u64,
+    /// The counter was deleted with this epoch, and not touched since.
+    deleted: bool,
+}
+
+impl Contribution {
+    fn encode(self) -> [u8; 17] {
+        let mut out = [0; 17];
+        out[0] = u8::from(self.deleted);
+        out[1..9].copy_from_slice(&self.plus.to_be_bytes());
+        out[9..].copy_from_slice(&self.minus.to_be_bytes());
+        out
+    }
+
+    /// `None` for a body that is no contribution: such a cell counts nothing.
+    fn decode(body: &[u8]) -> Option<Self> {
+        let (&deleted, rest) = body.split_first()?;
+        let (plus, minus) = rest.split_first_chunk::<8>()?;
+        let (plus, minus) = (u64::from_be_bytes(*plus), u64::from_be_bytes(minus.try_into().ok()?));
+        (deleted < 2).then_some(Self { plus, minus, deleted: deleted == 1 })
+    }
+
+    fn add(mut self, by: i64) -> Self {
+        let side = if by < 0 { &mut self.minus } else { &mut self.plus };
+        *side = side.saturating_add(by.unsigned_abs());
+        self.deleted = false;
+        self
+    }
+}
+
+/// A contribution as it is held.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    slot: Slot,
+    order: Order,
+    /// `None` if it is dead.
+    live: Option<Contribution>,
+    ours: bool,
+}
+
+fn held(replica: &Replica, table: &str, key: &[u8], now: Wall) -> Vec<Held> {
+    let own = replica.origin().0.to_be_bytes();
+    let members = replica.members(table, key).map(|(slot, cell)| {
+        let live = cell.body.filter(|_| cell.is_live(now)).map(|b| Contribution::decode(b).unwrap_or_default());
+        Held { slot, order: cell.order, live, ours: cell.member == own }
+    });
+    members.collect()
+}
+
+fn greatest_live_epoch(held: &[Held]) -> Rank {
+    held.iter().filter(|h| h.live.is_some()).map(|h| h.order.rank).max().unwrap_or(0)
+}
+
+/// The counter's value; `None` if it does not exist, or was deleted.
+pub fn value(replica: &Replica, table: &str, key: &[u8], now: Wall) -> Option<i64> {
+    let held = held(replica, table, key, now);
+    let epoch = greatest_live_epoch(&held);
+    let counted = held.iter().filter(|h| h.order.rank == epoch).filter_map(|h| h.live).filter(|c| !c.deleted);
+    let sum = counted.map(|c| i128::from(c.plus) - i128::from(c.minus)).reduce(|a, b| a + b)?;
+    Some(sum.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64)
+}
+
+/// Adds to a counter, starting from 0 if there is none; gives its value here. `deadline` (unix seconds) is that of our
+/// contribution, as in [`Write::deadline`].
+pub fn add(
+    replica: &mut Replica,
+    now: Wall,
+    (table, key): (&str, &[u8]),
+    by: i64,
+    deadline: Option<u64>,
+    via: u32,
+) -> Result<i64, WriteError> {
+    let held = held(replica, table, key, now);
+    let own = held.iter().find(|h| h.ours);
+    let epoch = greatest_live_epoch(&held).max(own.map_or(0, |own| own.order.rank)).max(FIRST_EPOCH);
+    let before = own.filter(|own| own.order.rank == epoch).and_then(|own| own.live).unwrap_or_default();
+    write(replica, now, (table, key), epoch, before.add(by), deadline, via)?;
+    Ok(value(replica, table, key, now).unwrap_or_default())
+}
+
+/// Gives a counter a value, in a new epoch: increments that are not known here are discarded.
+pub fn set(
+    replica: &mut Replica,
+    now: Wall,
+    (table, key): (&str, &[u8]),
+    value: i64,
+    deadline: Option<u64>,
+    via: u32,
+) -> Result<(), WriteError> {
+    reset(replica, now, (table, key), Contribution::default().add(value), deadline, via)
+}
+
+/// Deletes a counter, in a new epoch: increments that are not known here are discarded. A counter that is known to be
+/// deleted already is left as it is; says whether there was anything to do.
+pub fn delete(replica: &mut Replica, now: Wall, (table, key): (&str, &[u8]), via: u32) -> Result<bool, WriteError> {
+    let held = held(replica, table, key, now);
+    let epoch = greatest_live_epoch(&held);
+    let mut live = held.iter().filter_map(|h| Some((h.order.rank, h.live?)));
+    if epoch > 0 && live.all(|(rank, contribution)| rank == epoch && contribution.deleted) {
+        return Ok(false);
+    }
+    // As long as anything that it discards may live; in tables that forget by stability, for good.
+    let deadline = (replica.rules().of(table).forget != Forget::Stable).then_some(u64::MAX);
+    let gone = Contribution { deleted: true, ..Contribution::default() };
+    reset(replica, now, (table, key), gone, deadline, via)?;
+    Ok(true)
+}
+
+/// Removes our own contribution if it is discarded: below the greatest live epoch. Says whether it did.
+pub fn drop_outdated(replica: &mut Replica, now: Wall, (table, key): (&str, &[u8]), via: u32) -> bool {
+    let held = held(replica, table, key, now);
+    let epoch = greatest_live_epoch(&held);
+    let outdated = held.iter().find(|h| h.ours && h.live.is_some() && h.order.rank < epoch);
+    outdated.is_some_and(|h| matches!(replica.remove_observed(now, h.slot, h.order, via), Outcome::Written(..)))
+}
+
+fn reset(
+    replica: &mut Replica,
+    now: Wall,
+    id: (&str, &[u8]),
+    first: Contribution,
+    deadline: Option<u64>,
+    via: u32,
+) -> Result<(), WriteError> {
+    let held = held(replica, id.0, id.1, now);
+    let Stamp { time, node } = replica.fresh_stamp(now);
+    let fresh = Rank::from(time.bits()) << 64 | Rank::from(node.0);
+    let above = held.iter().map(|h| h.order.rank).max().map_or(0, |rank| rank.saturating_add(1));
+    write(replica, now, id, fresh.max(above), first, deadline, via)?;
+    for other in held.iter().filter(|h| !h.ours && h.live.is_some()) {
+        replica.remove_observed(now, other.slot, other.order, via);
+    }
+    Ok(())
+}
+
+fn write(
+    replica: &mut Replica,
+    now: Wall,
+    (table, key): (&str, &[u8]),
+    rank: Rank,
+    contribution: Contribution,
+    deadline: Option<u64>,
+    via: u32,
+) -> Result<Outcome, WriteError> {
+    let (member, body) = (replica.origin().0.to_be_bytes(), contribution.encode());
+    let (member, body) = (&member[..], Some(&body[..]));
+    replica.write(now, Write { table, key, member, rank, stamp: StampRule::Now, deadline, body, via, birth: None })
+}

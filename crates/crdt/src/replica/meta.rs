@@ -1,0 +1,113 @@
+//! What outlives the process beside the cells.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Facts, Replica};
+use crate::cell::CellRef;
+use crate::clock::Clock;
+use crate::hlc::{Hlc, HybridClock, Stamp};
+use crate::ids::{NodeId, Origin};
+use crate::replica::roster::Member;
+
+/// The persistent part of a replica beside its cells. Goes to disk together with the cells that changed, or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Whose it is.
+    pub node: NodeId,
+    /// The process lifetime that wrote it.
+    pub origin: Origin,
+    /// Everything taken in.
+    pub clock: Clock,
+    /// G (R6).
+    pub forgotten: Clock,
+    /// Floors by table (R7).
+    pub floors: BTreeMap<String, Stamp>,
+    /// No stamp above this was given before the next meta is due (R4). It lies ahead by up to a quarter of `max_skew`, in
+    /// coarse steps, so that it seldom changes.
+    pub hlc: Hlc,
+    /// The roster (R5).
+    pub roster: BTreeMap<NodeId, Member>,
+    /// Since when origins have belonged to no member, unix seconds.
+    pub closed: BTreeMap<Origin, u64>,
+}
+
+/// What was found on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Cells that are held now.
+    pub cells: u64,
+    /// Entries that are no cells, or use a dot for the second time. With any of these the disk lost data: the clock then
+    /// covers only what is held, and the peers are asked for everything else.
+    pub damaged: u64,
+}
+
+impl Replica {
+    /// The persistent part as of now.
+    pub fn meta(&self) -> Meta {
+        let step = (u64::from(self.rules.max_skew()) / 8).max(1);
+        let bound = (self.hybrid.last().ms() / step + 2).saturating_mul(step);
+        let floors = self.tables.iter().filter_map(|table| Some((table.name.to_string(), table.floor?)));
+        Meta {
+            node: self.node,
+            origin: self.origin,
+            clock: self.clock.clone(),
+            forgotten: self.forgotten.clone(),
+            floors: floors.collect(),
+            hlc: Hlc::from_ms(bound),
+            roster: self.roster.members.clone(),
+            closed: self.closed.clone(),
+        }
+    }
+
+    /// Takes up what an earlier process of this node left on disk. For a replica that is still empty. Makes no changes
+    /// for [`Replica::drain_changes`]. Our own last process is closed now; the new origin starts its own sequence.
+    pub fn restore(&mut self, meta: Meta, cells: impl IntoIterator<Item = Box<[u8]>>) -> Restored {
+        let mut restored = Restored::default();
+        self.hybrid = HybridClock::above(meta.hlc);
+        self.clock = meta.clock;
+        self.forgotten = meta.forgotten;
+        self.roster.members = meta.roster;
+        self.closed = meta.closed;
+        for (name, floor) in meta.floors {
+            self.raise_floor(&name, floor);
+        }
+        for blob in cells {
+            if self.restore_cell(blob) { restored.cells += 1 } else { restored.damaged += 1 }
+        }
+        let held: Clock = self.dots.iter().map(|(dot, _)| dot).collect();
+        if restored.damaged > 0 {
+            let retired: Vec<Origin> = self.clock.retired().collect();
+            self.clock = Clock::new();
+            retired.into_iter().for_each(|origin| self.clock.retire(origin));
+        }
+        self.clock.join(&held);
+        self.durable = self.clock.clone();
+        self.forgetting.stale = true;
+        restored
+    }
+
+    fn restore_cell(&mut self, blob: Box<[u8]>) -> bool {
+        let bytes = blob.clone();
+        let Ok(cell) = CellRef::decode(&bytes) else { return false };
+        let Some(table) = self.table_id(cell.table) else { return false };
+        if self.dots.get(cell.order.dot).is_some() {
+            return false;
+        }
+        let held = self.find(table, &cell);
+        let wins = |(_, facts): &(u32, Facts)| super::merge::offered_wins(facts.order, cell.order);
+        if held.as_ref().is_none_or(wins) {
+            self.put(held, &cell, table, blob);
+            self.hybrid.observe(cell.order.stamp.time);
+        }
+        true
+    }
+
+    pub(super) fn raise_floor(&mut self, table: &str, floor: Stamp) {
+        if let Some(id) = self.table_id(table) {
+            let held = &mut self.tables[usize::from(id)].floor;
+            *held = (*held).max(Some(floor));
+        }
+    }
+}

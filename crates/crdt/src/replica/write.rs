@@ -1,0 +1,158 @@
+//! Local writes: stamps (R4), deadlines (R1), floors (R7).
+
+use super::{Facts, Replica};
+use crate::cell::CellRef;
+use crate::change::{Cause, Outcome, StampRule, Write, WriteError};
+use crate::hlc::{Hlc, Stamp};
+use crate::ids::{Dot, Wall};
+use crate::order::{Order, Rank};
+use crate::rules::{Forget, TableRules};
+use crate::store::slots::{Slot, TableId};
+
+/// A version without its dot.
+struct Draft<'a> {
+    key: &'a [u8],
+    member: &'a [u8],
+    rank: Rank,
+    stamp: Stamp,
+    birth: Option<u64>,
+    deadline: Option<u64>,
+    body: Option<&'a [u8]>,
+}
+
+impl Replica {
+    /// Writes a version if it wins over the one that is held. A write that was made is covered at once, under a dot of
+    /// its own, and is a [`Cause::Local`] change.
+    pub fn write(&mut self, now: Wall, w: Write<'_>) -> Result<Outcome, WriteError> {
+        self.check(&w)?;
+        let table = self.table_id(w.table).ok_or(WriteError::TooManyTables)?;
+        let rules = self.table(table).rules;
+        if w.rank != 0 && rules.max_life.is_none() && w.member != self.origin.0.to_be_bytes() {
+            return Err(WriteError::ForeignRank);
+        }
+        let held = self.slots.find(table, w.key, w.member).and_then(|slot| Some((slot, self.facts(slot)?)));
+        let birth = match rules.max_life {
+            None => None,
+            Some(_) => {
+                let birth = held.and_then(|(_, facts)| facts.birth).or(w.birth.map(|birth| birth.min(now.secs())));
+                Some(birth.ok_or(WriteError::MissingBirth)?)
+            }
+        };
+        if w.body.is_some() && w.deadline.is_none() && rules.forget != Forget::Stable {
+            return Err(WriteError::MissingDeadline);
+        }
+        let stamp = self.stamp(now, &w, table, held.as_ref().map(|(_, facts)| facts));
+        let deadline = w.body.and(w.deadline).map(|deadline| deadline.min(latest_deadline(rules, stamp, birth)));
+        let draft = Draft { key: w.key, member: w.member, rank: w.rank, stamp, birth, deadline, body: w.body };
+        Ok(self.commit(table, held, &draft, w.via))
+    }
+
+    /// Removes exactly what was seen (the OR-map's removal): a tombstone with the stamp of `seen`. It wins over the version
+    /// that was seen and loses to any later one.
+    ///
+    /// Lost if the slot was freed, holds a greater version than `seen`, or is a tombstone already.
+    pub fn remove_observed(&mut self, now: Wall, slot: Slot, seen: Order, via: u32) -> Outcome {
+        let Some(facts) = self.facts(slot.0).filter(|f| f.order <= seen && !f.order.removed) else {
+            return Outcome::Lost(slot);
+        };
+        debug_assert!(seen.stamp.time.ms() <= self.rules.latest_ms(now), "a stamp that was seen is not far ahead");
+        let blob: Box<[u8]> = self.slots.bytes(slot.0).unwrap_or_default().into();
+        let Ok(cell) = CellRef::decode(&blob) else { return Outcome::Lost(slot) };
+        let (key, member) = (cell.key, cell.member);
+        let (rank, stamp, birth) = (seen.rank, seen.stamp, facts.birth);
+        let draft = Draft { key, member, rank, stamp, birth, deadline: None, body: None };
+        self.commit(facts.table, Some((slot.0, facts)), &draft, via)
+    }
+
+    /// Writes the held version again, under a new dot and a stamp above all that could have beaten it (R6, R9).
+    pub(super) fn reissue(&mut self, now: Wall, slot: u32) -> bool {
+        let Some(facts) = self.facts(slot) else { return false };
+        let held = facts.order.stamp.time;
+        let time = if facts.order.rank == 0 {
+            let floor = self.table(facts.table).floor.map_or(Hlc::default(), |floor| floor.time);
+            self.hybrid.observe(held.max(floor));
+            self.hybrid.tick(now)
+        } else {
+            // A rank says more than a time: a ranked version stays where it is among its like.
+            held.next()
+        };
+        let blob: Box<[u8]> = self.slots.bytes(slot).unwrap_or_default().into();
+        let Ok(cell) = CellRef::decode(&blob) else { return false };
+        let stamp = Stamp { time, node: self.node };
+        let CellRef { key, member, birth, deadline, body, .. } = cell;
+        let draft = Draft { key, member, rank: facts.order.rank, stamp, birth, deadline, body };
+        matches!(self.commit(facts.table, Some((slot, facts)), &draft, 0), Outcome::Written(..))
+    }
+
+    /// A stamp above everything given and observed.
+    pub(crate) fn fresh_stamp(&mut self, now: Wall) -> Stamp {
+        Stamp { time: self.hybrid.tick(now), node: self.node }
+    }
+
+    fn check(&self, w: &Write<'_>) -> Result<(), WriteError> {
+        let order = Order { rank: w.rank, stamp: Stamp::default(), removed: w.body.is_none(), dot: self.next_dot() };
+        let Write { table, key, member, deadline, body, .. } = *w;
+        Ok(CellRef { table, key, member, order, birth: None, deadline, body }.check()?)
+    }
+
+    const fn next_dot(&self) -> Dot {
+        Dot { origin: self.origin, seq: self.seq + 1 }
+    }
+
+    fn stamp(&mut self, now: Wall, w: &Write<'_>, table: TableId, held: Option<&Facts>) -> Stamp {
+        let rules = self.table(table).rules;
+        let time = match w.stamp {
+            StampRule::Now => {
+                self.hybrid.observe(held.map_or(Hlc::default(), |facts| facts.order.stamp.time));
+                self.hybrid.tick(now)
+            }
+            StampRule::At(then) => Hlc::from_ms(then.0.min(now.0)),
+            StampRule::Above(stamp) => stamp.time.next().min(self.hybrid.now(now).next()),
+            StampRule::Least => least_time(rules, w.deadline).min(self.hybrid.now(now)),
+        };
+        let floor = self.table(table).floor.filter(|_| held.is_none() && w.rank == 0);
+        let time = match floor {
+            Some(floor) if time <= floor.time => floor.time.next(),
+            _ => time,
+        };
+        Stamp { time, node: self.node }
+    }
+
+    fn commit(&mut self, table: TableId, held: Option<(u32, Facts)>, draft: &Draft<'_>, via: u32) -> Outcome {
+        let dot = self.next_dot();
+        let order = Order { rank: draft.rank, stamp: draft.stamp, removed: draft.body.is_none(), dot };
+        if let Some((slot, facts)) = held
+            && facts.order > order
+        {
+            return Outcome::Lost(Slot(slot));
+        }
+        let name = std::mem::take(&mut self.tables[usize::from(table)].name);
+        let Draft { key, member, birth, deadline, body, .. } = *draft;
+        let cell = CellRef { table: &name, key, member, order, birth, deadline, body };
+        let (slot, old) = self.put(held, &cell, table, cell.encode().into());
+        self.tables[usize::from(table)].name = name;
+        self.seq += 1;
+        self.clock.insert(dot);
+        self.hybrid.observe(draft.stamp.time);
+        self.changed(slot, old, Cause::Local, via);
+        Outcome::Written(Slot(slot), dot)
+    }
+}
+
+/// The latest deadline that a version may have (R1), unix seconds.
+pub(super) fn latest_deadline(rules: TableRules, stamp: Stamp, birth: Option<u64>) -> u64 {
+    match (rules.forget, rules.max_life, birth) {
+        (Forget::Stable, ..) => u64::MAX,
+        (Forget::ByTime { .. }, Some(life), Some(birth)) => birth.saturating_add(u64::from(life)),
+        (Forget::ByTime { max_ttl }, ..) => stamp.time.secs().saturating_add(u64::from(max_ttl)),
+    }
+}
+
+/// The least time at which a version with that deadline may have been written (R1).
+fn least_time(rules: TableRules, deadline: Option<u64>) -> Hlc {
+    let secs = match (rules.forget, rules.max_life) {
+        (Forget::ByTime { max_ttl }, None) => deadline.unwrap_or(0).saturating_sub(u64::from(max_ttl)),
+        _ => 0,
+    };
+    Hlc::from_ms(secs.saturating_mul(1_000)).next()
+}

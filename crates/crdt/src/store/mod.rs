@@ -1,0 +1,8 @@
+//! The memory layout: one blob per cell (its canonical bytes), a slot entry of 32 bytes, and three indices over slots:
+//! by key ([`slots`]), by dot ([`dots`]), by the second in which something is due ([`ring`]). Sums for digests are kept
+//! beside them ([`sums`]). Nothing here knows a rule of convergence.
+
+pub(crate) mod dots;
+pub(crate) mod ring;
+pub(crate) mod slots;
+pub(crate) mod sums;
