@@ -37,11 +37,7 @@ impl Contact {
     /// Everything that must be the same everywhere: all but the ruids, which are each server's own, and the
     /// expiry, which [`same_contacts`] compares within two seconds.
     fn essence(&self) -> Self {
-        Self {
-            ruids: Vec::new(),
-            expires: 0,
-            ..self.clone()
-        }
+        Self { ruids: Vec::new(), expires: 0, ..self.clone() }
     }
 }
 
@@ -76,31 +72,17 @@ pub type Entries = BTreeMap<String, Value>;
 ///
 /// # Errors
 /// With the first difference and their number.
-pub fn same_contacts(
-    left_name: &str,
-    left: &Contacts,
-    right_name: &str,
-    right: &Contacts,
-) -> anyhow::Result<()> {
+pub fn same_contacts(left_name: &str, left: &Contacts, right_name: &str, right: &Contacts) -> anyhow::Result<()> {
     let mut differences = Vec::new();
-    for aor in left
-        .keys()
-        .chain(right.keys().filter(|aor| !left.contains_key(*aor)))
-    {
+    for aor in left.keys().chain(right.keys().filter(|aor| !left.contains_key(*aor))) {
         let none = Vec::new();
-        let (l, r) = (
-            left.get(aor).unwrap_or(&none),
-            right.get(aor).unwrap_or(&none),
-        );
+        let (l, r) = (left.get(aor).unwrap_or(&none), right.get(aor).unwrap_or(&none));
         if let Err(why) = same_list(l, r) {
             differences.push(format!("{aor}: {why}"));
         }
     }
     if let Some(first) = differences.first() {
-        bail!(
-            "{left_name} and {right_name} differ in {} AoRs; {first}",
-            differences.len()
-        );
+        bail!("{left_name} and {right_name} differ in {} AoRs; {first}", differences.len());
     }
     Ok(())
 }
@@ -113,21 +95,10 @@ fn same_list(left: &[Contact], right: &[Contact]) -> anyhow::Result<()> {
     };
     let (left, right) = (sorted(left), sorted(right));
     let uris = |list: &[Contact]| list.iter().map(|c| c.contact.clone()).collect::<Vec<_>>();
-    ensure!(
-        left.len() == right.len(),
-        "{:?} against {:?}",
-        uris(&left),
-        uris(&right)
-    );
+    ensure!(left.len() == right.len(), "{:?} against {:?}", uris(&left), uris(&right));
     for (l, r) in left.iter().zip(&right) {
         ensure!(l.essence() == r.essence(), "{l:?} against {r:?}");
-        ensure!(
-            l.expires.abs_diff(r.expires) <= 2,
-            "{} expires {} against {}",
-            l.contact,
-            l.expires,
-            r.expires
-        );
+        ensure!(l.expires.abs_diff(r.expires) <= 2, "{} expires {} against {}", l.contact, l.expires, r.expires);
     }
     Ok(())
 }
@@ -136,12 +107,7 @@ fn same_list(left: &[Contact], right: &[Contact]) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// With the first differences and their number.
-pub fn same_entries(
-    left_name: &str,
-    left: &Entries,
-    right_name: &str,
-    right: &Entries,
-) -> anyhow::Result<()> {
+pub fn same_entries(left_name: &str, left: &Entries, right_name: &str, right: &Entries) -> anyhow::Result<()> {
     let different: Vec<_> = left
         .keys()
         .chain(right.keys().filter(|key| !left.contains_key(*key)))
@@ -149,10 +115,7 @@ pub fn same_entries(
         .collect();
     if let Some(key) = different.first() {
         let (l, r) = (left.get(*key), right.get(*key));
-        bail!(
-            "{left_name} and {right_name} differ in {} keys; {key}: {l:?} against {r:?}",
-            different.len()
-        );
+        bail!("{left_name} and {right_name} differ in {} keys; {key}: {l:?} against {r:?}", different.len());
     }
     Ok(())
 }
@@ -163,8 +126,5 @@ pub fn same_entries(
 /// Before 1970.
 #[must_use]
 pub fn unix_now() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("after 1970")
-        .as_secs()
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
 }

@@ -34,10 +34,7 @@ pub fn flood(
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
     while answered < count {
         if start.elapsed() > timeout {
-            bail!(
-                "{} of {count} unanswered after {timeout:?}",
-                count - answered
-            );
+            bail!("{} of {count} unanswered after {timeout:?}", count - answered);
         }
         while next < count && open.len() < WINDOW {
             send(next).context("cannot send")?;
@@ -83,25 +80,14 @@ pub fn user(i: usize) -> String {
 /// The contact URI of number `i` of a load.
 #[must_use]
 pub fn contact(i: usize) -> String {
-    format!(
-        "sip:{}@10.{}.{}.{}:5066;line={i}",
-        user(i),
-        i / 62_500,
-        i / 250 % 250,
-        i % 250 + 1
-    )
+    format!("sip:{}@10.{}.{}.{}:5066;line={i}", user(i), i / 62_500, i / 250 % 250, i % 250 + 1)
 }
 
 /// Registers users number `0..count`, one contact each, by real REGISTERs.
 ///
 /// # Errors
 /// When one is refused or unanswered.
-pub fn register(
-    server: SocketAddr,
-    count: usize,
-    expires: u32,
-    timeout: Duration,
-) -> anyhow::Result<()> {
+pub fn register(server: SocketAddr, count: usize, expires: u32, timeout: Duration) -> anyhow::Result<()> {
     let status = flood(server, count, timeout, |i, local, call_id| {
         let (user, contact, ip) = (user(i), contact(i), server.ip());
         format!(
@@ -114,11 +100,9 @@ pub fn register(
     })?;
     match status.iter().position(|s| *s != 200) {
         None => Ok(()),
-        Some(i) => bail!(
-            "REGISTER {i} was answered {}; {} refused",
-            status[i],
-            status.iter().filter(|s| **s != 200).count()
-        ),
+        Some(i) => {
+            bail!("REGISTER {i} was answered {}; {} refused", status[i], status.iter().filter(|s| **s != 200).count())
+        }
     }
 }
 
@@ -136,10 +120,5 @@ pub fn missing(server: SocketAddr, count: usize, timeout: Duration) -> anyhow::R
         )
         .into_bytes()
     })?;
-    Ok(status
-        .iter()
-        .enumerate()
-        .filter(|(_, s)| **s != 200)
-        .map(|(i, _)| i)
-        .collect())
+    Ok(status.iter().enumerate().filter(|(_, s)| **s != 200).map(|(i, _)| i).collect())
 }

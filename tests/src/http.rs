@@ -20,12 +20,7 @@ pub struct Answer {
 ///
 /// # Errors
 /// When there is no HTTP answer at all; a status of 400 and above is an answer.
-pub fn ask(
-    method: &str,
-    url: &str,
-    body: Option<&Value>,
-    timeout: Duration,
-) -> anyhow::Result<Answer> {
+pub fn ask(method: &str, url: &str, body: Option<&Value>, timeout: Duration) -> anyhow::Result<Answer> {
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .timeout_global(Some(timeout))
@@ -38,26 +33,14 @@ pub fn ask(
     if body.is_some() {
         request = request.header("content-type", "application/json");
     }
-    let mut response = if body.is_some() {
-        agent.run(request.body(bytes)?)
-    } else {
-        agent.run(request.body(())?)
-    }
-    .with_context(|| format!("{method} {url}"))?;
-    let raw = response
-        .body_mut()
-        .with_config()
-        .limit(1 << 30)
-        .read_to_vec()
+    let mut response = if body.is_some() { agent.run(request.body(bytes)?) } else { agent.run(request.body(())?) }
         .with_context(|| format!("{method} {url}"))?;
+    let raw =
+        response.body_mut().with_config().limit(1 << 30).read_to_vec().with_context(|| format!("{method} {url}"))?;
     // What servers store may be any bytes.
     let text = String::from_utf8_lossy(&raw).into_owned();
     let json = serde_json::from_str(&text).unwrap_or(Value::Null);
-    Ok(Answer {
-        status: response.status().as_u16(),
-        json,
-        text,
-    })
+    Ok(Answer { status: response.status().as_u16(), json, text })
 }
 
 /// Percent-encodes everything that is not plainly unreserved (RFC 3986 2.3).

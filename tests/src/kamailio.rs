@@ -76,10 +76,7 @@ impl KamailioConfig {
     /// A server that knows only this DMQ node.
     #[must_use]
     pub fn knowing(node: &Host) -> Self {
-        Self {
-            notification_addresses: vec![node.dmq_uri()],
-            ..Self::default()
-        }
+        Self { notification_addresses: vec![node.dmq_uri()], ..Self::default() }
     }
 }
 
@@ -103,13 +100,7 @@ impl Kamailio {
     pub fn start(name: &str, host: &Host, config: KamailioConfig) -> Self {
         let dir = fresh_dir(name);
         let process = launch(name, host, &config, &dir);
-        let mut server = Self {
-            host: host.clone(),
-            config,
-            name: name.to_owned(),
-            dir,
-            process,
-        };
+        let mut server = Self { host: host.clone(), config, name: name.to_owned(), dir, process };
         server.wait_ready();
         server
     }
@@ -117,13 +108,7 @@ impl Kamailio {
     fn wait_ready(&mut self) {
         eventually(PATIENCE, &format!("{} answers its RPC", self.name), || {
             self.process.ensure_running()?;
-            http_rpc(
-                self.host.sip(),
-                "core.uptime",
-                &json!([]),
-                Duration::from_secs(2),
-            )
-            .map(|_| ())
+            http_rpc(self.host.sip(), "core.uptime", &json!([]), Duration::from_secs(2)).map(|_| ())
         });
     }
 
@@ -231,19 +216,9 @@ impl Kamailio {
     /// When the server does not answer.
     pub fn contact_count(&self) -> anyhow::Result<usize> {
         let statistics = self.rpc("stats.get_statistics", &json!(["usrloc:"]))?;
-        let lines = statistics
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Json::as_str);
-        let line = lines
-            .into_iter()
-            .find(|l| l.contains("location_contacts") || l.contains("location-contacts"));
-        Ok(line
-            .and_then(|l| l.rsplit('=').next())
-            .context("no location_contacts")?
-            .trim()
-            .parse()?)
+        let lines = statistics.as_array().into_iter().flatten().filter_map(Json::as_str);
+        let line = lines.into_iter().find(|l| l.contains("location_contacts") || l.contains("location-contacts"));
+        Ok(line.and_then(|l| l.rsplit('=').next()).context("no location_contacts")?.trim().parse()?)
     }
 
     /// Removes an AoR with all its contacts: `ul.rm`.
@@ -277,10 +252,7 @@ impl Kamailio {
         match self.rpc("htable.get", &json!([table, key])) {
             Ok(found) => {
                 let item = &found["item"];
-                Ok(Some((
-                    value(&item["value"])?,
-                    expiry(&text(&item["expire"]))?,
-                )))
+                Ok(Some((value(&item["value"])?, expiry(&text(&item["expire"]))?)))
             }
             Err(e) if e.to_string().contains("doesn't exist") => Ok(None),
             Err(e) => Err(e),
@@ -314,30 +286,16 @@ impl Kamailio {
     pub fn script(&self, operation: &str, headers: &[(&str, &str)]) -> anyhow::Result<Message> {
         let socket = udp::connected(None, self.sip())?;
         let mut request = Request::new("MESSAGE", &format!("sip:op-{operation}@{}", self.sip()))
-            .header(
-                "Via",
-                format!(
-                    "SIP/2.0/UDP {};branch=z9hG4bK{}",
-                    socket.local_addr()?,
-                    token()
-                ),
-            )
+            .header("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK{}", socket.local_addr()?, token()))
             .header("Max-Forwards", "70")
-            .header(
-                "From",
-                format!("<sip:test@{}>;tag={}", self.host.ip, token()),
-            )
+            .header("From", format!("<sip:test@{}>;tag={}", self.host.ip, token()))
             .header("To", format!("<sip:test@{}>", self.host.ip))
             .header("Call-ID", token())
             .header("CSeq", "1 MESSAGE");
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        ok(udp::transact(
-            &socket,
-            &request.bytes(),
-            Duration::from_secs(10),
-        )?)
+        ok(udp::transact(&socket, &request.bytes(), Duration::from_secs(10))?)
     }
 
     /// Its DMQ nodes: URI without `sip:` and status, itself left out.
@@ -346,19 +304,8 @@ impl Kamailio {
     /// When the server does not answer.
     pub fn dmq_nodes(&self) -> anyhow::Result<Vec<(String, String)>> {
         let nodes = self.rpc("dmq.list_nodes", &json!([]))?;
-        let others = nodes
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|n| n["local"] != json!(1));
-        Ok(others
-            .map(|n| {
-                (
-                    format!("{}:{}", text(&n["host"]), text(&n["port"])),
-                    text(&n["status"]),
-                )
-            })
-            .collect())
+        let others = nodes.as_array().into_iter().flatten().filter(|n| n["local"] != json!(1));
+        Ok(others.map(|n| (format!("{}:{}", text(&n["host"]), text(&n["port"])), text(&n["status"]))).collect())
     }
 
     /// Fails unless it holds that node as active.
@@ -367,11 +314,7 @@ impl Kamailio {
     /// With its list.
     pub fn ensure_active(&self, node: &Host) -> anyhow::Result<()> {
         let (nodes, name) = (self.dmq_nodes()?, node.sip().to_string());
-        ensure!(
-            nodes.contains(&(name.clone(), "active".to_owned())),
-            "{} has {nodes:?}",
-            self.name
-        );
+        ensure!(nodes.contains(&(name.clone(), "active".to_owned())), "{} has {nodes:?}", self.name);
         Ok(())
     }
 
@@ -380,9 +323,7 @@ impl Kamailio {
     /// # Errors
     /// When the server does not answer.
     pub fn shared_memory_used(&self) -> anyhow::Result<u64> {
-        self.rpc("core.shmmem", &json!([]))?["real_used"]
-            .as_u64()
-            .context("no real_used")
+        self.rpc("core.shmmem", &json!([]))?["real_used"].as_u64().context("no real_used")
     }
 }
 
@@ -390,28 +331,15 @@ fn launch(name: &str, host: &Host, config: &KamailioConfig, dir: &Path) -> Proce
     let file = dir.join("kamailio.cfg");
     std::fs::write(&file, configuration(host, config, dir)).expect("a configuration written");
     let mut command = host.command("kamailio");
-    command
-        .env("TZ", "UTC")
-        .args(["-DD", "-E", "-f"])
-        .arg(&file)
-        .arg("-Y")
-        .arg(dir)
-        .arg("-w")
-        .arg(dir);
-    command.args([
-        "-m",
-        &config.shm_mb.to_string(),
-        "-M",
-        &config.pkg_mb.to_string(),
-    ]);
+    command.env("TZ", "UTC").args(["-DD", "-E", "-f"]).arg(&file).arg("-Y").arg(dir).arg("-w").arg(dir);
+    command.args(["-m", &config.shm_mb.to_string(), "-M", &config.pkg_mb.to_string()]);
     Process::spawn(command, name, dir).expect("Kamailio started (cargo xtask test installs it)")
 }
 
 fn configuration(host: &Host, config: &KamailioConfig, dir: &Path) -> String {
     let transport = if config.tcp { ";transport=tcp" } else { "" };
     let addresses = config.notification_addresses.iter();
-    let addresses =
-        addresses.map(|a| format!("modparam(\"dmq\", \"notification_address\", \"{a}\")"));
+    let addresses = addresses.map(|a| format!("modparam(\"dmq\", \"notification_address\", \"{a}\")"));
     let number = |flag: bool| if flag { "1" } else { "0" }.to_owned();
     let words = [
         ("IP", host.ip.to_string()),
@@ -426,57 +354,28 @@ fn configuration(host: &Host, config: &KamailioConfig, dir: &Path) -> String {
         ("PING_INTERVAL", config.ping_interval.to_string()),
         ("INIT_SYNC", number(config.init_sync)),
         ("BATCH_MSG_CONTACTS", config.batch_msg_contacts.to_string()),
-        (
-            "NOTIFICATION_ADDRESSES",
-            addresses.collect::<Vec<_>>().join("\n"),
-        ),
+        ("NOTIFICATION_ADDRESSES", addresses.collect::<Vec<_>>().join("\n")),
         ("EXTRA_MODPARAMS", config.modparams.join("\n")),
         ("EXTRA_CORE", String::new()),
     ];
     let template = include_str!("kamailio.cfg.in").to_owned();
-    words.iter().fold(template, |text, (word, value)| {
-        text.replace(&format!("@{word}@"), value)
-    })
+    words.iter().fold(template, |text, (word, value)| text.replace(&format!("@{word}@"), value))
 }
 
 /// Where the distribution keeps Kamailio's modules.
 fn modules() -> PathBuf {
-    let places = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-        "/usr/local/lib64",
-    ];
-    let found = places
-        .iter()
-        .map(|p| Path::new(p).join("kamailio/modules"))
-        .find(|p| p.join("dmq.so").exists());
-    found
-        .unwrap_or_else(|| PathBuf::from("/usr/lib/kamailio/modules"))
-        .join("")
+    let places =
+        ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib64"];
+    let found = places.iter().map(|p| Path::new(p).join("kamailio/modules")).find(|p| p.join("dmq.so").exists());
+    found.unwrap_or_else(|| PathBuf::from("/usr/lib/kamailio/modules")).join("")
 }
 
-fn http_rpc(
-    server: SocketAddr,
-    method: &str,
-    params: &Json,
-    timeout: Duration,
-) -> anyhow::Result<Json> {
+fn http_rpc(server: SocketAddr, method: &str, params: &Json, timeout: Duration) -> anyhow::Result<Json> {
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-    let answer = http::ask(
-        "POST",
-        &format!("http://{server}/RPC"),
-        Some(&body),
-        timeout,
-    )?;
+    let answer = http::ask("POST", &format!("http://{server}/RPC"), Some(&body), timeout)?;
     match (answer.json.get("result"), answer.json.get("error")) {
         (Some(result), _) => Ok(result.clone()),
         (None, Some(error)) => bail!("{method}: {error}"),
-        (None, None) => bail!(
-            "{method}: not JSON-RPC: HTTP {} {:.200}",
-            answer.status,
-            answer.text
-        ),
+        (None, None) => bail!("{method}: not JSON-RPC: HTTP {} {:.200}", answer.status, answer.text),
     }
 }

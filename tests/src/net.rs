@@ -49,23 +49,15 @@ impl Net {
     /// # Panics
     /// When a namespace cannot be made (it needs root), and with the panic of `body`.
     pub fn run<T: Send>(body: impl FnOnce(&Self) -> T + Send) -> T {
-        let name = format!(
-            "{PREFIX}-{}-{}",
-            std::process::id(),
-            NETS.fetch_add(1, Ordering::Relaxed)
-        );
-        let net = Self {
-            router: name.clone(),
-            sites: Mutex::new(0),
-        };
+        let name = format!("{PREFIX}-{}-{}", std::process::id(), NETS.fetch_add(1, Ordering::Relaxed));
+        let net = Self { router: name.clone(), sites: Mutex::new(0) };
         ip(&["netns", "add", &name]);
         ip(&["-n", &name, "link", "set", "lo", "up"]);
         inside(&name, &["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]);
         let result = std::thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    let netns =
-                        File::open(format!("/run/netns/{name}")).expect("the router's namespace");
+                    let netns = File::open(format!("/run/netns/{name}")).expect("the router's namespace");
                     rustix::thread::move_into_link_name_space(
                         std::os::fd::AsFd::as_fd(&netns),
                         Some(rustix::thread::LinkNameSpaceType::Network),
@@ -105,35 +97,12 @@ impl Net {
             "netns",
             &netns,
         ]);
-        ip(&[
-            "-n",
-            &self.router,
-            "addr",
-            "add",
-            &format!("{route}/16"),
-            "dev",
-            &outer,
-        ]);
+        ip(&["-n", &self.router, "addr", "add", &format!("{route}/16"), "dev", &outer]);
         ip(&["-n", &self.router, "link", "set", &outer, "up"]);
         ip(&["-n", &netns, "link", "set", "uplink", "up"]);
-        ip(&[
-            "-n",
-            &netns,
-            "addr",
-            "add",
-            &format!("10.{number}.0.1/16"),
-            "dev",
-            "uplink",
-        ]);
+        ip(&["-n", &netns, "addr", "add", &format!("10.{number}.0.1/16"), "dev", "uplink"]);
         ip(&["-n", &netns, "route", "add", "default", "via", &route]);
-        Site {
-            inner: Arc::new(SiteInner {
-                number,
-                netns,
-                router: self.router.clone(),
-                hosts: Mutex::new(1),
-            }),
-        }
+        Site { inner: Arc::new(SiteInner { number, netns, router: self.router.clone(), hosts: Mutex::new(1) }) }
     }
 
     /// Cuts two sites apart, in both directions.
@@ -151,19 +120,7 @@ impl Net {
     pub fn lose(&self, a: &Site, b: &Site, fraction: f64) {
         let text = fraction.to_string();
         for (from, to) in [(a, b), (b, a)] {
-            self.forward_rule(
-                "-A",
-                from,
-                to,
-                &[
-                    "-m",
-                    "statistic",
-                    "--mode",
-                    "random",
-                    "--probability",
-                    &text,
-                ],
-            );
+            self.forward_rule("-A", from, to, &["-m", "statistic", "--mode", "random", "--probability", &text]);
         }
     }
 
@@ -183,9 +140,7 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        let _ = Command::new("ip")
-            .args(["netns", "del", &self.router])
-            .output();
+        let _ = Command::new("ip").args(["netns", "del", &self.router]).output();
     }
 }
 
@@ -196,19 +151,8 @@ impl Site {
         let mut hosts = self.inner.hosts.lock().unwrap();
         *hosts += 1;
         let ip_text = format!("10.{}.0.{hosts}", self.inner.number);
-        ip(&[
-            "-n",
-            &self.inner.netns,
-            "addr",
-            "add",
-            &format!("{ip_text}/16"),
-            "dev",
-            "uplink",
-        ]);
-        Host {
-            ip: Ipv4Addr::new(10, self.inner.number, 0, *hosts),
-            netns: Some(self.inner.netns.clone()),
-        }
+        ip(&["-n", &self.inner.netns, "addr", "add", &format!("{ip_text}/16"), "dev", "uplink"]);
+        Host { ip: Ipv4Addr::new(10, self.inner.number, 0, *hosts), netns: Some(self.inner.netns.clone()) }
     }
 
     /// Drops everything between two hosts of this site.
@@ -227,26 +171,12 @@ impl Site {
 
     /// Takes the site's link to the router down, so that it is alone.
     pub fn unplug(&self) {
-        ip(&[
-            "-n",
-            &self.inner.router,
-            "link",
-            "set",
-            &format!("site{}", self.inner.number),
-            "down",
-        ]);
+        ip(&["-n", &self.inner.router, "link", "set", &format!("site{}", self.inner.number), "down"]);
     }
 
     /// Undoes [`Site::unplug`].
     pub fn plug(&self) {
-        ip(&[
-            "-n",
-            &self.inner.router,
-            "link",
-            "set",
-            &format!("site{}", self.inner.number),
-            "up",
-        ]);
+        ip(&["-n", &self.inner.router, "link", "set", &format!("site{}", self.inner.number), "up"]);
     }
 
     /// Has the kernel count the KDMQ requests of a channel that arrive at `to` from `from`, both hosts of this
@@ -256,17 +186,9 @@ impl Site {
         let text = format!("KDMQ sip:{channel}@");
         // The start line of a datagram: after 20 bytes of IP and 8 of UDP header.
         let end = (28 + text.len() + 1).to_string();
-        let rule = [
-            "-p", "udp", "-m", "string", "--algo", "bm", "--from", "28", "--to", &end, "--string",
-            &text,
-        ];
+        let rule = ["-p", "udp", "-m", "string", "--algo", "bm", "--from", "28", "--to", &end, "--string", &text];
         self.input_rule("-A", from, to, &rule);
-        Count {
-            netns: self.inner.netns.clone(),
-            from: from.ip,
-            to: to.ip,
-            channel: text,
-        }
+        Count { netns: self.inner.netns.clone(), from: from.ip, to: to.ip, channel: text }
     }
 
     fn subnet(&self) -> String {
@@ -283,9 +205,7 @@ impl Site {
 
 impl Drop for SiteInner {
     fn drop(&mut self) {
-        let _ = Command::new("ip")
-            .args(["netns", "del", &self.netns])
-            .output();
+        let _ = Command::new("ip").args(["netns", "del", &self.netns]).output();
     }
 }
 
@@ -305,19 +225,14 @@ impl Count {
     /// When the kernel's table cannot be read.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        let out = inside(
-            &self.netns,
-            &["iptables", "-w", "-L", "INPUT", "-v", "-n", "-x"],
-        );
+        let out = inside(&self.netns, &["iptables", "-w", "-L", "INPUT", "-v", "-n", "-x"]);
         out.lines()
             .filter(|line| line.contains(&self.channel))
             .filter_map(|line| {
                 let fields: Vec<&str> = line.split_whitespace().collect();
                 let ends = [self.from.to_string(), self.to.to_string()];
                 let matches = fields.windows(2).any(|pair| pair == ends);
-                matches
-                    .then(|| fields.first().and_then(|n| n.parse::<u64>().ok()))
-                    .flatten()
+                matches.then(|| fields.first().and_then(|n| n.parse::<u64>().ok())).flatten()
             })
             .sum()
     }
@@ -332,13 +247,7 @@ fn inside(netns: &str, args: &[&str]) -> String {
 }
 
 fn run(command: &mut Command) -> String {
-    let out = command
-        .output()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    assert!(
-        out.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).into_owned()
 }

@@ -47,31 +47,18 @@ impl FakePeer {
     /// When the port is taken.
     #[must_use]
     pub fn start(host: &Host) -> Self {
-        assert!(
-            host.netns.is_none(),
-            "a fake peer lives in the test's own namespace"
-        );
+        assert!(host.netns.is_none(), "a fake peer lives in the test's own namespace");
         let socket = UdpSocket::bind(host.sip()).expect("the peer's SIP port");
-        socket
-            .set_read_timeout(Some(Duration::from_millis(50)))
-            .expect("a timeout");
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             manners: Mutex::new(Manners::Polite),
             got: Mutex::new(Vec::new()),
             own_line: format!("{};status=active\r\n", host.dmq_uri()),
         });
-        let (reader, state) = (
-            socket.try_clone().expect("a second handle"),
-            Arc::clone(&shared),
-        );
+        let (reader, state) = (socket.try_clone().expect("a second handle"), Arc::clone(&shared));
         let thread = std::thread::spawn(move || serve(&reader, &state));
-        Self {
-            host: host.clone(),
-            socket,
-            shared,
-            thread: Some(thread),
-        }
+        Self { host: host.clone(), socket, shared, thread: Some(thread) }
     }
 
     /// Changes its manners.
@@ -122,18 +109,13 @@ impl FakePeer {
     /// When its thread panicked.
     pub fn send(&self, to: SocketAddr, request: &Request) -> anyhow::Result<Message> {
         let bytes = request.bytes();
-        let id = Message::parse(&bytes)?
-            .header("call-id")
-            .map(str::to_owned)
-            .context("no Call-ID to wait for")?;
+        let id = Message::parse(&bytes)?.header("call-id").map(str::to_owned).context("no Call-ID to wait for")?;
         for _ in 0..5 {
             self.socket.send_to(&bytes, to)?;
             let end = Instant::now() + Duration::from_secs(1);
             while Instant::now() < end {
                 let got = self.shared.got.lock().unwrap();
-                let answer = got
-                    .iter()
-                    .find(|m| m.status().is_some() && m.header("call-id") == Some(&id));
+                let answer = got.iter().find(|m| m.status().is_some() && m.header("call-id") == Some(&id));
                 if let Some(answer) = answer {
                     return Ok(answer.clone());
                 }
@@ -182,15 +164,9 @@ impl Drop for FakePeer {
 #[must_use]
 pub fn kdmq(ip: Ipv4Addr, to: SocketAddr, channel: &str, body: &[u8]) -> Request {
     Request::new("KDMQ", &format!("sip:{channel}@{to}"))
-        .header(
-            "Via",
-            format!("SIP/2.0/UDP {ip}:{SIP_PORT};branch=z9hG4bK{}", token()),
-        )
+        .header("Via", format!("SIP/2.0/UDP {ip}:{SIP_PORT};branch=z9hG4bK{}", token()))
         .header("To", format!("<sip:{channel}@{to}>"))
-        .header(
-            "From",
-            format!("<sip:{channel}@{ip}:{SIP_PORT}>;tag={}", token()),
-        )
+        .header("From", format!("<sip:{channel}@{ip}:{SIP_PORT}>;tag={}", token()))
         .header("CSeq", "10 KDMQ")
         .header("Call-ID", format!("{}@{ip}", token()))
         .header("User-Agent", "kamailio (5.6.3 (x86_64/linux))")
@@ -225,10 +201,7 @@ fn answer(request: &Message, manners: Manners, own_line: &str) -> Option<Vec<u8>
         Manners::Refuses(status) if !notification => status,
         Manners::Polite | Manners::Refuses(_) => 200,
     };
-    let mut out = format!(
-        "SIP/2.0 {status} {}\r\n",
-        if status == 200 { "OK" } else { "Refused" }
-    );
+    let mut out = format!("SIP/2.0 {status} {}\r\n", if status == 200 { "OK" } else { "Refused" });
     for (name, value) in &request.headers {
         match name.as_str() {
             "via" | "from" | "call-id" | "cseq" => out.push_str(&format!("{name}: {value}\r\n")),
@@ -237,9 +210,6 @@ fn answer(request: &Message, manners: Manners, own_line: &str) -> Option<Vec<u8>
         }
     }
     let body = if notification { own_line } else { "" };
-    out.push_str(&format!(
-        "Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    ));
+    out.push_str(&format!("Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
     Some(out.into_bytes())
 }

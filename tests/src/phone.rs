@@ -17,10 +17,7 @@ impl Contact {
     /// A contact URI.
     #[must_use]
     pub fn new(uri: &str) -> Self {
-        Self {
-            uri: uri.to_owned(),
-            params: String::new(),
-        }
+        Self { uri: uri.to_owned(), params: String::new() }
     }
 
     /// `q`, as text.
@@ -38,8 +35,7 @@ impl Contact {
     /// `+sip.instance`, without angle brackets, and `reg-id` (RFC 5626).
     #[must_use]
     pub fn instance(self, urn: &str, reg_id: u32) -> Self {
-        self.param("+sip.instance", &format!("\"<{urn}>\""))
-            .param("reg-id", &reg_id.to_string())
+        self.param("+sip.instance", &format!("\"<{urn}>\"")).param("reg-id", &reg_id.to_string())
     }
 
     /// `methods`, a list.
@@ -79,20 +75,8 @@ impl Phone {
     #[must_use]
     pub fn new(aor: &str, server: SocketAddr) -> Self {
         let socket = udp::connected(None, server).expect("a UDP socket");
-        let (call_id, user_agent) = (
-            format!("{}@phone", token()),
-            "Starling test phone 1.0".to_owned(),
-        );
-        Self {
-            socket,
-            server,
-            aor: aor.to_owned(),
-            call_id,
-            cseq: 0,
-            user_agent,
-            path: None,
-            nat: false,
-        }
+        let (call_id, user_agent) = (format!("{}@phone", token()), "Starling test phone 1.0".to_owned());
+        Self { socket, server, aor: aor.to_owned(), call_id, cseq: 0, user_agent, path: None, nat: false }
     }
 
     /// With a User-Agent.
@@ -183,14 +167,7 @@ impl Phone {
             format!("sip:{}@{}", self.aor, self.server.ip())
         };
         let mut request = Request::new("REGISTER", &format!("sip:{}", self.server.ip()))
-            .header(
-                "Via",
-                format!(
-                    "SIP/2.0/UDP {};branch=z9hG4bK{};rport",
-                    self.address(),
-                    token()
-                ),
-            )
+            .header("Via", format!("SIP/2.0/UDP {};branch=z9hG4bK{};rport", self.address(), token()))
             .header("Max-Forwards", "70")
             .header("From", format!("<{uri}>;tag={}", token()))
             .header("To", format!("<{uri}>"))
@@ -207,10 +184,6 @@ impl Phone {
     }
 
     fn send(&self, request: &Request) -> anyhow::Result<Message> {
-        ok(udp::transact(
-            &self.socket,
-            &request.bytes(),
-            Duration::from_secs(10),
-        )?)
+        ok(udp::transact(&self.socket, &request.bytes(), Duration::from_secs(10))?)
     }
 }

@@ -33,20 +33,10 @@ impl Process {
     pub fn spawn(mut command: Command, name: &str, dir: &Path) -> anyhow::Result<Self> {
         let log = dir.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log)?;
-        command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .process_group(0);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {name}: {command:?}"))?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
+        let child = command.spawn().with_context(|| format!("cannot start {name}: {command:?}"))?;
         ALIVE.lock().unwrap().insert(child.id().cast_signed());
-        Ok(Self {
-            child,
-            name: name.to_owned(),
-            log,
-        })
+        Ok(Self { child, name: name.to_owned(), log })
     }
 
     /// Process id, which is the group's id too.
@@ -126,18 +116,8 @@ impl Process {
     /// When the process has ended.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
-        let ticks = |i: usize| {
-            fields
-                .get(i)
-                .and_then(|f| f.parse::<f64>().ok())
-                .unwrap_or(0.0)
-        };
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
         // Linux counts in ticks of 10 ms.
         Ok((ticks(11) + ticks(12)) / 100.0)
     }
@@ -148,10 +128,7 @@ impl Process {
     /// When the process has ended.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status
-            .lines()
-            .find_map(|l| l.strip_prefix("VmRSS:"))
-            .context("no VmRSS")?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
     }
 }
@@ -206,11 +183,7 @@ pub fn fresh_dir(name: &str) -> PathBuf {
 pub fn sweep() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        for entry in fs::read_dir(std::env::temp_dir())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
             if owner_is_gone(&entry.file_name().to_string_lossy()) {
                 kill_mentioning(&entry.path().to_string_lossy());
                 let _ = fs::remove_dir_all(entry.path());
@@ -230,11 +203,7 @@ fn owner_is_gone(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX).and_then(|r| r.strip_prefix('-')) else {
         return false;
     };
-    let pid = rest
-        .split('-')
-        .next()
-        .and_then(|p| p.parse().ok())
-        .and_then(Pid::from_raw);
+    let pid = rest.split('-').next().and_then(|p| p.parse().ok()).and_then(Pid::from_raw);
     pid.is_some_and(|pid| test_kill_process(pid).is_err())
 }
 

@@ -21,29 +21,16 @@ impl Message {
     /// # Errors
     /// When there is no empty line or no start line.
     pub fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
-        let end = bytes
-            .windows(4)
-            .position(|w| w == b"\r\n\r\n")
-            .context("no empty line")?;
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").context("no empty line")?;
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
         let mut lines = head.split("\r\n");
-        let start = lines
-            .next()
-            .filter(|l| !l.is_empty())
-            .context("no start line")?
-            .to_owned();
+        let start = lines.next().filter(|l| !l.is_empty()).context("no start line")?.to_owned();
         let mut headers = Vec::new();
         for line in lines {
-            let (name, value) = line
-                .split_once(':')
-                .with_context(|| format!("not a header: {line}"))?;
+            let (name, value) = line.split_once(':').with_context(|| format!("not a header: {line}"))?;
             headers.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
         }
-        Ok(Self {
-            start,
-            headers,
-            body: bytes[end + 4..].to_vec(),
-        })
+        Ok(Self { start, headers, body: bytes[end + 4..].to_vec() })
     }
 
     /// The status code of a response, `None` of a request.
@@ -55,28 +42,19 @@ impl Message {
     /// The method of a request, `None` of a response.
     #[must_use]
     pub fn method(&self) -> Option<&str> {
-        (!self.start.starts_with("SIP/2.0 "))
-            .then(|| self.start.split(' ').next().unwrap_or_default())
+        (!self.start.starts_with("SIP/2.0 ")).then(|| self.start.split(' ').next().unwrap_or_default())
     }
 
     /// The user part of the request URI: of a KDMQ request, its channel.
     #[must_use]
     pub fn channel(&self) -> Option<&str> {
-        self.start
-            .split(' ')
-            .nth(1)?
-            .strip_prefix("sip:")?
-            .split_once('@')
-            .map(|(user, _)| user)
+        self.start.split(' ').nth(1)?.strip_prefix("sip:")?.split_once('@').map(|(user, _)| user)
     }
 
     /// The first header of that name (lower case).
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
     /// The body as JSON.
@@ -108,13 +86,7 @@ impl Request {
     /// A request without headers.
     #[must_use]
     pub fn new(method: &str, uri: &str) -> Self {
-        Self {
-            method: method.to_owned(),
-            uri: uri.to_owned(),
-            headers: Vec::new(),
-            body: Vec::new(),
-            length: true,
-        }
+        Self { method: method.to_owned(), uri: uri.to_owned(), headers: Vec::new(), body: Vec::new(), length: true }
     }
 
     /// Adds a header.
@@ -166,9 +138,7 @@ impl Request {
 pub fn token() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let time = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| d.as_nanos());
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     format!("{:x}x{time:x}x{n:x}", std::process::id())
 }
 

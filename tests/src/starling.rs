@@ -92,18 +92,9 @@ impl Starling {
     #[must_use]
     pub fn start(name: &str, host: &Host, config: &StarlingConfig) -> Self {
         let dir = fresh_dir(name);
-        std::fs::write(
-            dir.join("starling.toml"),
-            configuration(name, host, config, &dir),
-        )
-        .expect("a configuration");
+        std::fs::write(dir.join("starling.toml"), configuration(name, host, config, &dir)).expect("a configuration");
         let process = launch(name, host, &dir);
-        let mut node = Self {
-            host: host.clone(),
-            name: name.to_owned(),
-            dir,
-            process,
-        };
+        let mut node = Self { host: host.clone(), name: name.to_owned(), dir, process };
         node.wait_ready();
         node
     }
@@ -112,12 +103,7 @@ impl Starling {
         eventually(PATIENCE, &format!("{} is ready", self.name), || {
             self.process.ensure_running()?;
             let answer = self.ask("GET", "/readyz", None)?;
-            ensure!(
-                answer.status == 200,
-                "/readyz says {} {}",
-                answer.status,
-                answer.text.trim()
-            );
+            ensure!(answer.status == 200, "/readyz says {} {}", answer.status, answer.text.trim());
             Ok(())
         });
     }
@@ -133,12 +119,7 @@ impl Starling {
     /// With how it ended.
     pub fn terminate(&mut self) -> anyhow::Result<()> {
         let status = self.process.terminate(secs(10))?;
-        ensure!(
-            status.success(),
-            "{} ended with {status}\n{}",
-            self.name,
-            self.process.log_tail(20)
-        );
+        ensure!(status.success(), "{} ended with {status}\n{}", self.name, self.process.log_tail(20));
         Ok(())
     }
 
@@ -184,14 +165,8 @@ impl Starling {
 /// # Errors
 /// With the digests.
 pub fn equal_digests(nodes: &[&Starling]) -> anyhow::Result<()> {
-    let digests: Vec<_> = nodes
-        .iter()
-        .map(|n| Ok((n.name.clone(), n.digest()?)))
-        .collect::<anyhow::Result<_>>()?;
-    ensure!(
-        digests.windows(2).all(|w| w[0].1 == w[1].1),
-        "digests differ: {digests:?}"
-    );
+    let digests: Vec<_> = nodes.iter().map(|n| Ok((n.name.clone(), n.digest()?))).collect::<anyhow::Result<_>>()?;
+    ensure!(digests.windows(2).all(|w| w[0].1 == w[1].1), "digests differ: {digests:?}");
     Ok(())
 }
 
@@ -201,28 +176,19 @@ pub fn equal_digests(nodes: &[&Starling]) -> anyhow::Result<()> {
 /// When they do not meet.
 pub fn meet(nodes: &[&Starling]) {
     for node in nodes {
-        eventually(PATIENCE, &format!("{} meets the others", node.name), || {
-            node.ensure_members(nodes.len() - 1)
-        });
+        eventually(PATIENCE, &format!("{} meets the others", node.name), || node.ensure_members(nodes.len() - 1));
     }
 }
 
 fn launch(name: &str, host: &Host, dir: &Path) -> Process {
     let mut command = host.command(&binary().display().to_string());
-    command
-        .args(["run", "--config"])
-        .arg(dir.join("starling.toml"));
+    command.args(["run", "--config"]).arg(dir.join("starling.toml"));
     Process::spawn(command, name, dir).expect("a node started")
 }
 
 fn configuration(name: &str, host: &Host, config: &StarlingConfig, dir: &Path) -> String {
     let ip = host.ip;
-    let quoted = |list: &[String]| {
-        list.iter()
-            .map(|s| format!("{s:?}"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let quoted = |list: &[String]| list.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
     let join: Vec<String> = config.join.iter().map(SocketAddr::to_string).collect();
     let mut out = format!("name = \"{name}\"\n");
     if config.durable {
@@ -231,18 +197,12 @@ fn configuration(name: &str, host: &Host, config: &StarlingConfig, dir: &Path) -
     if config.ack_disk {
         out += "ack = \"disk\"\n";
     }
-    out += &format!(
-        "\n[link]\nlisten = \"{ip}:{QUIC_PORT}\"\njoin = [{}]\n",
-        quoted(&join)
-    );
+    out += &format!("\n[link]\nlisten = \"{ip}:{QUIC_PORT}\"\njoin = [{}]\n", quoted(&join));
     if let Some(certificates) = &config.certificates {
         out += &tls_section(name, certificates);
     }
     out += &format!("\n[sip]\nlisten = [\"udp:{ip}:{SIP_PORT}\", \"tcp:{ip}:{SIP_PORT}\"]\n");
-    out += &format!(
-        "\n[admin]\nlisten = \"{ip}:{ADMIN_PORT}\"\n\n[dmq]\npeers = [{}]\n",
-        quoted(&config.peers)
-    );
+    out += &format!("\n[admin]\nlisten = \"{ip}:{ADMIN_PORT}\"\n\n[dmq]\npeers = [{}]\n", quoted(&config.peers));
     if config.mesh {
         out += "mode = \"mesh\"\n";
     }
@@ -291,11 +251,7 @@ pub fn binary() -> &'static Path {
             command.arg("--release");
         }
         let out = command.output().expect("cargo runs");
-        assert!(
-            out.status.success(),
-            "the binary does not build:\n{}",
-            String::from_utf8_lossy(&out.stderr)
-        );
+        assert!(out.status.success(), "the binary does not build:\n{}", String::from_utf8_lossy(&out.stderr));
         profile_dir.join("starling")
     })
 }

@@ -64,28 +64,14 @@ impl Bridge {
     /// Each node with its server in a site of its own, links with certificates.
     #[must_use]
     pub fn in_sites(net: &Net, plan: &Plan) -> (Self, Sites) {
-        let sites = Sites {
-            first: net.site(),
-            second: net.site(),
-            third: net.site(),
-        };
-        let at = [
-            &sites.first,
-            &sites.second,
-            &sites.first,
-            &sites.second,
-            &sites.third,
-        ];
+        let sites = Sites { first: net.site(), second: net.site(), third: net.site() };
+        let at = [&sites.first, &sites.second, &sites.first, &sites.second, &sites.third];
         let hosts = at.map(Site::host);
         (Self::start(&hosts, plan, Some(&Authority::new())), sites)
     }
 
     fn start([k1, k2, n1, n2, n3]: &[Host; 5], plan: &Plan, authority: Option<&Authority>) -> Self {
-        let transport = if plan.server.tcp {
-            ";transport=tcp"
-        } else {
-            ""
-        };
+        let transport = if plan.server.tcp { ";transport=tcp" } else { "" };
         let node = |name: &str, host: &Host, server: Option<&Host>, others: [&Host; 2]| {
             let mut config = plan.node.clone();
             config.peers = server.iter().map(|s| s.dmq_uri() + transport).collect();
@@ -98,15 +84,7 @@ impl Bridge {
         let n3 = node("n3", n3, None, [&n1.host, &n2.host]);
         let server = |name: &str, host: &Host, node: &Host, server_id: u32| {
             let notification_addresses = vec![node.dmq_uri() + transport];
-            Kamailio::start(
-                name,
-                host,
-                KamailioConfig {
-                    notification_addresses,
-                    server_id,
-                    ..plan.server.clone()
-                },
-            )
+            Kamailio::start(name, host, KamailioConfig { notification_addresses, server_id, ..plan.server.clone() })
         };
         let k1 = server("k1", k1, &n1.host, 1);
         let k2 = server("k2", k2, &n2.host, 2);
@@ -128,12 +106,8 @@ impl Bridge {
     pub fn wait_attached(&self) {
         meet(&self.nodes());
         for (server, node) in [(&self.k1, &self.n1), (&self.k2, &self.n2)] {
-            eventually(PATIENCE, "the server has its node", || {
-                server.ensure_active(&node.host)
-            });
-            eventually(PATIENCE, "the node has its server", || {
-                node.ensure_served(&server.host)
-            });
+            eventually(PATIENCE, "the server has its node", || server.ensure_active(&node.host));
+            eventually(PATIENCE, "the node has its server", || node.ensure_served(&server.host));
         }
     }
 
@@ -158,12 +132,7 @@ impl Bridge {
         for table in TABLES {
             let entries = self.n3.entries(table)?;
             for (name, server) in [("k1", &self.k1), ("k2", &self.k2)] {
-                same_entries(
-                    &format!("{table} of n3"),
-                    &entries,
-                    name,
-                    &server.entries(table)?,
-                )?;
+                same_entries(&format!("{table} of n3"), &entries, name, &server.entries(table)?)?;
             }
         }
         Ok(())
@@ -175,9 +144,7 @@ impl Bridge {
     /// When it is not in time.
     #[track_caller]
     pub fn wait_converged(&self) {
-        eventually(PATIENCE, "servers and nodes hold the same", || {
-            self.ensure_converged()
-        });
+        eventually(PATIENCE, "servers and nodes hold the same", || self.ensure_converged());
     }
 
     /// Waits until the AoR has contacts with exactly these URIs at both servers and all nodes.
@@ -186,9 +153,7 @@ impl Bridge {
     /// When it has not, in time.
     #[track_caller]
     pub fn wait_contacts(&self, aor: &str, uris: &[&str]) {
-        eventually(PATIENCE, &format!("{aor} has {uris:?} everywhere"), || {
-            self.ensure_contacts(aor, uris)
-        });
+        eventually(PATIENCE, &format!("{aor} has {uris:?} everywhere"), || self.ensure_contacts(aor, uris));
     }
 
     /// Fails unless the AoR has contacts with exactly these URIs at both servers and all nodes.
@@ -219,23 +184,16 @@ impl Bridge {
     /// When it has not, in time.
     #[track_caller]
     pub fn wait_entry(&self, table: &str, key: &str, value: Option<crate::compare::Value>) {
-        eventually(
-            PATIENCE,
-            &format!("{table}/{key} is {value:?} everywhere"),
-            || self.ensure_entry(table, key, value.as_ref()),
-        );
+        eventually(PATIENCE, &format!("{table}/{key} is {value:?} everywhere"), || {
+            self.ensure_entry(table, key, value.as_ref())
+        });
     }
 
     /// Fails unless an entry has this value (or is absent) at both servers and all nodes.
     ///
     /// # Errors
     /// With who has what.
-    pub fn ensure_entry(
-        &self,
-        table: &str,
-        key: &str,
-        value: Option<&crate::compare::Value>,
-    ) -> anyhow::Result<()> {
+    pub fn ensure_entry(&self, table: &str, key: &str, value: Option<&crate::compare::Value>) -> anyhow::Result<()> {
         let held = [
             ("k1", self.k1.entry(table, key)?),
             ("k2", self.k2.entry(table, key)?),
@@ -244,10 +202,7 @@ impl Bridge {
             ("n3", self.n3.entry(table, key)?),
         ];
         for (name, entry) in held {
-            ensure!(
-                entry.as_ref().map(|(v, _)| v) == value,
-                "{name} has {entry:?}"
-            );
+            ensure!(entry.as_ref().map(|(v, _)| v) == value, "{name} has {entry:?}");
         }
         Ok(())
     }
@@ -259,11 +214,7 @@ impl Bridge {
     pub fn wait_noticed(&self, who: &Starling, missing: usize) {
         eventually(secs(60), &format!("{} misses {missing}", who.name), || {
             let members = who.get("/v1/members")?;
-            let others = members
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter(|m| m["name"] != who.name);
+            let others = members.as_array().into_iter().flatten().filter(|m| m["name"] != who.name);
             let down = others.filter(|m| m["state"] != "alive").count();
             ensure!(down == missing, "{members}");
             Ok(())

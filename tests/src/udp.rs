@@ -14,9 +14,7 @@ use crate::sip::Message;
 /// When the system has no socket or no route.
 pub fn connected(from: Option<Ipv4Addr>, to: SocketAddr) -> anyhow::Result<UdpSocket> {
     let socket = UdpSocket::bind((from.unwrap_or(Ipv4Addr::UNSPECIFIED), 0))?;
-    socket
-        .connect(to)
-        .with_context(|| format!("no way to {to}"))?;
+    socket.connect(to).with_context(|| format!("no way to {to}"))?;
     Ok(socket)
 }
 
@@ -33,10 +31,7 @@ pub fn transact(socket: &UdpSocket, request: &[u8], timeout: Duration) -> anyhow
         let end = Instant::now() + interval;
         // A refused port is an answer that has not come yet: the server may be starting.
         let _ = socket.send(request);
-        while let Some(left) = end
-            .checked_duration_since(Instant::now())
-            .filter(|d| !d.is_zero())
-        {
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
             socket.set_read_timeout(Some(left))?;
             let Ok(n) = socket.recv(&mut buffer) else {
                 continue;
@@ -44,9 +39,7 @@ pub fn transact(socket: &UdpSocket, request: &[u8], timeout: Duration) -> anyhow
             let Ok(answer) = Message::parse(&buffer[..n]) else {
                 continue;
             };
-            if answer.status().is_some_and(|s| s >= 200)
-                && answer.header("call-id") == sent.header("call-id")
-            {
+            if answer.status().is_some_and(|s| s >= 200) && answer.header("call-id") == sent.header("call-id") {
                 return Ok(answer);
             }
         }
@@ -93,12 +86,7 @@ pub fn stream(
         match tcp.read(&mut buffer) {
             Ok(0) => return Ok((got, true)),
             Ok(n) => got.extend_from_slice(&buffer[..n]),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                ) =>
-            {
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
                 break;
             }
             Err(_) => return Ok((got, true)),

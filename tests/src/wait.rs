@@ -20,11 +20,7 @@ pub const fn secs(n: u64) -> Duration {
 /// # Panics
 /// After `timeout`, with `what` and the reason of the last refusal.
 #[track_caller]
-pub fn eventually<T>(
-    timeout: Duration,
-    what: &str,
-    mut check: impl FnMut() -> anyhow::Result<T>,
-) -> T {
+pub fn eventually<T>(timeout: Duration, what: &str, mut check: impl FnMut() -> anyhow::Result<T>) -> T {
     let start = Instant::now();
     let mut pause = Duration::from_millis(5);
     loop {
@@ -48,10 +44,7 @@ pub fn stays(duration: Duration, what: &str, mut check: impl FnMut() -> anyhow::
     let start = Instant::now();
     loop {
         if let Err(reason) = check() {
-            panic!(
-                "did not stay so for {duration:?}: {what}\n  after {:?}: {reason:#}",
-                start.elapsed()
-            );
+            panic!("did not stay so for {duration:?}: {what}\n  after {:?}: {reason:#}", start.elapsed());
         }
         if start.elapsed() >= duration {
             return;

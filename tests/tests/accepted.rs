@@ -33,10 +33,7 @@ impl Fed {
     /// Sends a body and expects it to be taken.
     fn feed(&self, channel: &str, body: &[u8]) {
         let request = self.peer.request(self.server.sip(), channel, body);
-        let answer = self
-            .peer
-            .send(self.server.sip(), &request)
-            .expect("an answer");
+        let answer = self.peer.send(self.server.sip(), &request).expect("an answer");
         assert_eq!(answer.status(), Some(200), "{}", BStr::new(body));
     }
 
@@ -50,11 +47,7 @@ impl Fed {
         let before = self.peer.requests(channel).len();
         self.feed(channel, question);
         let after = self.peer.requests(channel);
-        after
-            .into_iter()
-            .skip(before)
-            .map(|message| message.body)
-            .collect()
+        after.into_iter().skip(before).map(|message| message.body).collect()
     }
 
     /// What the server holds under each ruid, by its own account.
@@ -64,9 +57,7 @@ impl Fed {
             let batch = usrloc::decode(&body).expect("a dump that we understand");
             assert_eq!(batch.skipped, 0);
             for action in batch.actions {
-                let usrloc::Action::Update(row) = action else {
-                    panic!("{action:?} in a dump")
-                };
+                let usrloc::Action::Update(row) = action else { panic!("{action:?} in a dump") };
                 let contact = row.contact.into_owned();
                 let ruid = BString::from(contact.ruid.as_ref());
                 held.insert(ruid, (row.aor.into_owned(), contact));
@@ -111,15 +102,6 @@ fn contact(uri: &str, ruid: &str) -> Contact<'static> {
     }
 }
 
-/// The flag that a server sets on what came by replication.
-fn without_flags(contact: &Contact<'static>) -> Contact<'static> {
-    Contact {
-        flags: 0,
-        server_id: 0,
-        ..contact.clone()
-    }
-}
-
 /// Contacts with everything that a contact can have.
 fn full_contacts() -> Vec<(&'static [u8], Contact<'static>)> {
     let plain = contact("sip:alice@192.0.2.7:5060", "r-plain");
@@ -146,27 +128,9 @@ fn full_contacts() -> Vec<(&'static [u8], Contact<'static>)> {
                 ..contact("sip:joerg@192.0.2.8", "r-latin1")
             },
         ),
-        (
-            b"perm",
-            Contact {
-                expires: 0,
-                ..contact("sip:perm@192.0.2.9", "r-permanent")
-            },
-        ),
-        (
-            b"seq",
-            Contact {
-                cseq: u32::MAX,
-                ..contact("sip:seq@192.0.2.9", "r-cseq")
-            },
-        ),
-        (
-            b"nocall",
-            Contact {
-                callid: text(b""),
-                ..contact("sip:n@192.0.2.9", "r-nocall")
-            },
-        ),
+        (b"perm", Contact { expires: 0, ..contact("sip:perm@192.0.2.9", "r-permanent") }),
+        (b"seq", Contact { cseq: u32::MAX, ..contact("sip:seq@192.0.2.9", "r-cseq") }),
+        (b"nocall", Contact { callid: text(b""), ..contact("sip:n@192.0.2.9", "r-nocall") }),
         (b"alice", plain),
     ]
 }
@@ -184,16 +148,7 @@ fn a_server_gives_back_every_contact_that_it_was_fed() {
         for (aor, contact) in full_contacts() {
             let (held_aor, held) = &held[&BString::from(contact.ruid.as_ref())];
             assert_eq!(held_aor, aor);
-            let expected = Contact {
-                expires: held.expires,
-                ..without_flags(&contact)
-            };
-            assert_eq!(without_flags(held), expected);
-            assert!(
-                held.expires.abs_diff(contact.expires) <= 2,
-                "{} s",
-                held.expires
-            );
+            assert_eq!(held, &contact);
         }
     });
 }
@@ -203,10 +158,7 @@ fn a_server_gives_back_every_contact_that_it_was_fed() {
 fn a_server_applies_overwriting_shortening_and_removal_under_its_own_ruid() {
     limited(secs(60), || {
         let fed = Fed::start("moves");
-        let first = Contact {
-            instance: text(b"<urn:uuid:1>"),
-            ..contact("sip:bob@192.0.2.7:1", "r-1")
-        };
+        let first = Contact { instance: text(b"<urn:uuid:1>"), ..contact("sip:bob@192.0.2.7:1", "r-1") };
         fed.update(b"bob", &first, b"r-1");
         let moved = Contact {
             uri: text(b"sip:bob@192.0.2.7:2"),
@@ -218,11 +170,7 @@ fn a_server_applies_overwriting_shortening_and_removal_under_its_own_ruid() {
         };
         fed.update(b"bob", &moved, b"r-1");
         let (_, held) = &fed.contacts()[&BString::from("r-1")];
-        assert_eq!(
-            without_flags(held),
-            without_flags(&moved),
-            "older, and still the last to arrive"
-        );
+        assert_eq!(held, &moved, "older, and still the last to arrive");
 
         let remove = |ruid: &[u8]| usrloc::encode_remove(b"bob", ruid).expect("a removal");
         fed.feed("usrloc", &remove(b"r-other"));
@@ -239,11 +187,9 @@ fn a_server_applies_overwriting_shortening_and_removal_under_its_own_ruid() {
             ..first
         };
         fed.update(b"bob", &over, b"any-ruid");
-        eventually(
-            PATIENCE,
-            "a contact whose ruid we did not know is gone",
-            || same("contacts", fed.server.contacts_of("bob")?.len(), 0),
-        );
+        eventually(PATIENCE, "a contact whose ruid we did not know is gone", || {
+            same("contacts", fed.server.contacts_of("bob")?.len(), 0)
+        });
     });
 }
 
@@ -255,24 +201,17 @@ fn a_server_applies_a_batch_in_order() {
         fed.update(b"alice", &contact("sip:alice@192.0.2.7", "r-old"), b"r-old");
         let mut multi = usrloc::Multi::new(Generation::V5);
         multi.push_remove(b"alice", b"r-old").expect("a removal");
-        multi
-            .push_update(b"alice", &contact("sip:alice@192.0.2.7", "r-new"), b"r-new")
-            .expect("a contact");
+        multi.push_update(b"alice", &contact("sip:alice@192.0.2.7", "r-new"), b"r-new").expect("a contact");
         for n in 0..40 {
             let (aor, ruid) = (format!("user{n}"), format!("r-{n}"));
             let contact = contact(&format!("sip:{aor}@192.0.2.9"), &ruid);
-            multi
-                .push_update(aor.as_bytes(), &contact, ruid.as_bytes())
-                .expect("a contact");
+            multi.push_update(aor.as_bytes(), &contact, ruid.as_bytes()).expect("a contact");
         }
         assert!(multi.len_bytes() > 10_000, "{} bytes", multi.len_bytes());
         fed.feed("usrloc", &multi.finish().expect("a batch"));
         let held = fed.contacts();
         assert_eq!(held.len(), 41);
-        assert!(
-            held.contains_key(&BString::from("r-new")),
-            "the common ruid of both sides"
-        );
+        assert!(held.contains_key(&BString::from("r-new")), "the common ruid of both sides");
     });
 }
 
@@ -326,16 +265,11 @@ fn a_server_applies_an_expiry_exactly_longer_and_shorter_than_the_tables() {
             fed.feed("htable", &expire.expect("an expiry"));
             let id = (BString::from("exp"), BString::from(key.as_slice()));
             let (_, expire) = fed.cells()[&id];
-            assert!(
-                expire.abs_diff(unix_now() + u64::from(seconds)) <= 2,
-                "{expire}"
-            );
+            assert!(expire.abs_diff(unix_now() + u64::from(seconds)) <= 2, "{expire}");
         }
         let expire = htable::encode_expire(b"exp", b"short", 0);
         fed.feed("htable", &expire.expect("an expiry"));
-        eventually(PATIENCE, "an entry that expires at once is gone", || {
-            same("entries", fed.cells().len(), 1)
-        });
+        eventually(PATIENCE, "an entry that expires at once is gone", || same("entries", fed.cells().len(), 1));
     });
 }
 
@@ -350,7 +284,6 @@ fn a_server_takes_a_list_of_nodes_in_every_form_and_goes_on_answering() {
             NodeLine::new(&own_ip, 5060, Transport::Udp, Status::Active),
             NodeLine::new("127.9.9.1", 5070, Transport::Tcp, Status::Active),
             NodeLine::new("127.9.9.2", 5071, Transport::Udp, Status::Disabled),
-            NodeLine::new("[::1]", 5072, Transport::Udp, Status::Active),
         ];
         let list = notification::encode(&nodes).expect("a list");
         let to = fed.server.sip();
@@ -360,16 +293,9 @@ fn a_server_takes_a_list_of_nodes_in_every_form_and_goes_on_answering() {
             assert_eq!(answer.status(), Some(200));
             let (listed, bad) = notification::decode(&answer.body);
             assert_eq!(bad, 0);
-            assert!(
-                listed.iter().any(|node| node.host == "127.9.9.1"),
-                "{listed:?}"
-            );
+            assert!(listed.iter().any(|node| node.host == "127.9.9.1"), "{listed:?}");
         }
-        fed.update(
-            b"after",
-            &contact("sip:after@192.0.2.7", "r-after"),
-            b"r-after",
-        );
+        fed.update(b"after", &contact("sip:after@192.0.2.7", "r-after"), b"r-after");
         assert_eq!(fed.contacts().len(), 1, "replication still works");
     });
 }

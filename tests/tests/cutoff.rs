@@ -31,25 +31,12 @@ fn a_server_cut_off_for_a_minute_and_the_mesh_each_get_what_they_missed() {
     limited(secs(240), || {
         Net::run(|net| {
             let (bridge, sites) = Bridge::in_sites(net, &Plan::default());
-            let names = [
-                "kept",
-                "removed-here",
-                "removed-there",
-                "refreshed-there",
-                "removed-here-refreshed-there",
-            ];
-            let mut phones: BTreeMap<&str, Phone> =
-                names.map(|n| (n, register(&bridge.k1, n))).into();
+            let names = ["kept", "removed-here", "removed-there", "refreshed-there", "removed-here-refreshed-there"];
+            let mut phones: BTreeMap<&str, Phone> = names.map(|n| (n, register(&bridge.k1, n))).into();
             for name in names {
                 bridge.wait_contacts(name, &[&uri(name)]);
             }
-            for key in [
-                "deleted-here",
-                "deleted-there",
-                "changed-here",
-                "changed-there",
-                "changed-both",
-            ] {
+            for key in ["deleted-here", "deleted-there", "changed-here", "changed-there", "changed-both"] {
                 bridge.k2.set("plain", key, "before").unwrap();
                 bridge.k2.set("exp", key, "before").unwrap();
             }
@@ -58,17 +45,11 @@ fn a_server_cut_off_for_a_minute_and_the_mesh_each_get_what_they_missed() {
             let cut = Instant::now();
             changes_while_cut_off(&bridge, &mut phones);
             eventually(secs(60), "the server has given its node up", || {
-                same(
-                    "active",
-                    bridge.k1.ensure_active(&bridge.n1.host).is_ok(),
-                    false,
-                )
+                same("active", bridge.k1.ensure_active(&bridge.n1.host).is_ok(), false)
             });
             std::thread::sleep(secs(60).saturating_sub(cut.elapsed()));
             sites.first.heal(&bridge.k1.host, &bridge.n1.host);
-            eventually(secs(60), "server and mesh are equal again", || {
-                bridge.ensure_converged()
-            });
+            eventually(secs(60), "server and mesh are equal again", || bridge.ensure_converged());
             check_after_cut_off(&bridge);
             stays(secs(8), "nothing comes back", || bridge.ensure_converged());
             check_after_cut_off(&bridge);
@@ -79,13 +60,9 @@ fn a_server_cut_off_for_a_minute_and_the_mesh_each_get_what_they_missed() {
 /// "Here" is the server that is cut off.
 fn changes_while_cut_off(bridge: &Bridge, phones: &mut BTreeMap<&str, Phone>) {
     let at = |phones: &mut BTreeMap<&str, Phone>, name: &str| phones.remove(name).expect("a phone");
-    at(phones, "removed-here")
-        .unregister(&uri("removed-here"))
-        .unwrap();
+    at(phones, "removed-here").unregister(&uri("removed-here")).unwrap();
     let mut undecided = at(phones, "removed-here-refreshed-there");
-    undecided
-        .unregister(&uri("removed-here-refreshed-there"))
-        .unwrap();
+    undecided.unregister(&uri("removed-here-refreshed-there")).unwrap();
     register(&bridge.k1, "new-here");
     bridge.k1.delete("plain", "deleted-here").unwrap();
     bridge.k1.delete("exp", "deleted-here").unwrap();
@@ -99,14 +76,10 @@ fn changes_while_cut_off(bridge: &Bridge, phones: &mut BTreeMap<&str, Phone>) {
     removed.move_to(bridge.k2.sip());
     removed.unregister(&uri("removed-there")).unwrap();
     undecided.move_to(bridge.k2.sip());
-    undecided
-        .register(&[Contact::new(&uri("removed-here-refreshed-there"))], 2_000)
-        .unwrap();
+    undecided.register(&[Contact::new(&uri("removed-here-refreshed-there"))], 2_000).unwrap();
     let mut refreshed = at(phones, "refreshed-there");
     refreshed.move_to(bridge.k2.sip());
-    refreshed
-        .register(&[Contact::new(&uri("refreshed-there")).q("0.7")], 1_000)
-        .unwrap();
+    refreshed.register(&[Contact::new(&uri("refreshed-there")).q("0.7")], 1_000).unwrap();
     register(&bridge.k2, "new-there");
     for table in ["plain", "exp"] {
         bridge.k2.delete(table, "deleted-there").unwrap();
@@ -117,13 +90,7 @@ fn changes_while_cut_off(bridge: &Bridge, phones: &mut BTreeMap<&str, Phone>) {
 }
 
 fn check_after_cut_off(bridge: &Bridge) {
-    for kept in [
-        "kept",
-        "refreshed-there",
-        "removed-here-refreshed-there",
-        "new-here",
-        "new-there",
-    ] {
+    for kept in ["kept", "refreshed-there", "removed-here-refreshed-there", "new-here", "new-there"] {
         bridge.ensure_contacts(kept, &[&uri(kept)]).unwrap();
     }
     assert_eq!(bridge.k1.contacts_of("refreshed-there").unwrap()[0].q, 700);
@@ -145,9 +112,7 @@ fn check_after_cut_off(bridge: &Bridge) {
         }
     }
     // The write time of a cell of this table can be told from its expiry: the later one wins.
-    bridge
-        .ensure_entry("exp", "changed-both", Some(&"there".into()))
-        .unwrap();
+    bridge.ensure_entry("exp", "changed-both", Some(&"there".into())).unwrap();
 }
 
 #[test]
@@ -156,17 +121,9 @@ fn a_restarted_server_is_filled_again_and_its_emptiness_removes_nothing() {
     limited(secs(300), || {
         // With and without the questions that a server asks at its first contact.
         for init_sync in [true, false] {
-            let server = KamailioConfig {
-                init_sync,
-                ..KamailioConfig::default()
-            };
-            let mut bridge = Bridge::on_loopback(&Plan {
-                server,
-                ..Plan::default()
-            });
-            let mut phones: Vec<Phone> = (0..60)
-                .map(|i| register(&bridge.k1, &format!("old-{i}")))
-                .collect();
+            let server = KamailioConfig { init_sync, ..KamailioConfig::default() };
+            let mut bridge = Bridge::on_loopback(&Plan { server, ..Plan::default() });
+            let mut phones: Vec<Phone> = (0..60).map(|i| register(&bridge.k1, &format!("old-{i}"))).collect();
             for i in 0..60 {
                 bridge.k1.set("plain", &format!("k{i}"), i).unwrap();
                 bridge.k1.set("exp", &format!("k{i}"), "v").unwrap();
@@ -178,13 +135,8 @@ fn a_restarted_server_is_filled_again_and_its_emptiness_removes_nothing() {
             // Taken at once, before the node may have noticed.
             register(&bridge.k1, "early-bird");
             bridge.wait_contacts("early-bird", &[&uri("early-bird")]);
-            eventually(secs(60), "the server is full again", || {
-                bridge.ensure_converged()
-            });
-            assert!(
-                bridge.n2.digest().unwrap().1 > cells,
-                "{digest}: nothing was removed"
-            );
+            eventually(secs(60), "the server is full again", || bridge.ensure_converged());
+            assert!(bridge.n2.digest().unwrap().1 > cells, "{digest}: nothing was removed");
             assert_eq!(bridge.k1.contacts().unwrap().len(), 61);
             // Crashed this time, and changed meanwhile from the other side.
             bridge.k1.kill9();
@@ -193,9 +145,7 @@ fn a_restarted_server_is_filled_again_and_its_emptiness_removes_nothing() {
             bridge.k2.delete("plain", "k0").unwrap();
             bridge.k2.set("plain", "k1", "changed").unwrap();
             bridge.k1.start_again();
-            eventually(secs(60), "the server is full again", || {
-                bridge.ensure_converged()
-            });
+            eventually(secs(60), "the server is full again", || bridge.ensure_converged());
             bridge.ensure_contacts("old-0", &[]).unwrap();
             assert_eq!(bridge.k1.contacts().unwrap().len(), 60);
             // The refilled contacts are whole ones: their phones can leave.
@@ -211,26 +161,16 @@ fn a_server_that_does_not_know_its_node_is_found_again_after_its_restart() {
     limited(secs(180), || {
         let (k, n) = (Host::loopback(), Host::loopback());
         let node = Starling::start("n", &n, &StarlingConfig::new(&[&k], &[]));
-        let config = KamailioConfig {
-            init_sync: false,
-            ..KamailioConfig::default()
-        };
+        let config = KamailioConfig { init_sync: false, ..KamailioConfig::default() };
         let mut server = Kamailio::start("k", &k, config);
-        eventually(PATIENCE, "attached", || {
-            node.ensure_served(&k)
-                .and_then(|()| server.ensure_active(&n))
-        });
+        eventually(PATIENCE, "attached", || node.ensure_served(&k).and_then(|()| server.ensure_active(&n)));
         for i in 0..20 {
             register(&server, &format!("u{i}"));
         }
-        eventually(PATIENCE, "taken", || {
-            same("contacts", node.contacts()?.len(), 20)
-        });
+        eventually(PATIENCE, "taken", || same("contacts", node.contacts()?.len(), 20));
         server.kill9();
         server.start_again();
-        eventually(secs(60), "refilled", || {
-            same("contacts", server.contacts()?.len(), 20)
-        });
+        eventually(secs(60), "refilled", || same("contacts", server.contacts()?.len(), 20));
         same("contacts", node.contacts().unwrap().len(), 20).unwrap();
         assert!(node.peer(&k).unwrap()["restarts"].as_u64().unwrap() >= 1);
     });
@@ -241,17 +181,9 @@ fn a_server_that_does_not_know_its_node_is_found_again_after_its_restart() {
 fn a_killed_node_comes_back_whole_and_its_server_with_it() {
     limited(secs(240), || {
         for durable in [false, true] {
-            let node = StarlingConfig {
-                durable,
-                ..StarlingConfig::default()
-            };
-            let mut bridge = Bridge::on_loopback(&Plan {
-                node,
-                ..Plan::default()
-            });
-            let mut phones: Vec<Phone> = (0..40)
-                .map(|i| register(&bridge.k1, &format!("u{i}")))
-                .collect();
+            let node = StarlingConfig { durable, ..StarlingConfig::default() };
+            let mut bridge = Bridge::on_loopback(&Plan { node, ..Plan::default() });
+            let mut phones: Vec<Phone> = (0..40).map(|i| register(&bridge.k1, &format!("u{i}"))).collect();
             for i in 0..40 {
                 bridge.k2.set("plain", &format!("k{i}"), i).unwrap();
                 bridge.k2.set("exp", &format!("k{i}"), "v").unwrap();
@@ -268,20 +200,12 @@ fn a_killed_node_comes_back_whole_and_its_server_with_it() {
             bridge.k2.delete("plain", "k0").unwrap();
             bridge.k2.set("exp", "k1", "changed").unwrap();
             bridge.n1.start_again();
-            eventually(secs(60), &format!("all equal (durable: {durable})"), || {
-                bridge.ensure_converged()
-            });
+            eventually(secs(60), &format!("all equal (durable: {durable})"), || bridge.ensure_converged());
             bridge.ensure_contacts("u1", &[]).unwrap();
             bridge.ensure_entry("plain", "k0", None).unwrap();
-            bridge
-                .ensure_entry("exp", "k1", Some(&"changed".into()))
-                .unwrap();
-            bridge
-                .ensure_contacts("meanwhile-here", &[&uri("meanwhile-here")])
-                .unwrap();
-            bridge
-                .ensure_contacts("meanwhile-there", &[&uri("meanwhile-there")])
-                .unwrap();
+            bridge.ensure_entry("exp", "k1", Some(&"changed".into())).unwrap();
+            bridge.ensure_contacts("meanwhile-here", &[&uri("meanwhile-here")]).unwrap();
+            bridge.ensure_contacts("meanwhile-there", &[&uri("meanwhile-there")]).unwrap();
             if durable {
                 // Only a node that remembers can tell a removal from a contact that never arrived.
                 bridge.ensure_contacts("u0", &[]).unwrap();
@@ -293,20 +217,9 @@ fn a_killed_node_comes_back_whole_and_its_server_with_it() {
 /// Three durable nodes without servers: nothing but their disks can bring anything back.
 fn three_durable_nodes(ack_disk: bool) -> Vec<Starling> {
     let hosts = [(); 3].map(|()| Host::loopback());
-    let others = |i: usize| {
-        hosts
-            .iter()
-            .enumerate()
-            .filter(move |(j, _)| *j != i)
-            .map(|(_, h)| h)
-            .collect::<Vec<_>>()
-    };
+    let others = |i: usize| hosts.iter().enumerate().filter(move |(j, _)| *j != i).map(|(_, h)| h).collect::<Vec<_>>();
     let node = |(i, host): (usize, &Host)| {
-        let config = StarlingConfig {
-            durable: true,
-            ack_disk,
-            ..StarlingConfig::new(&[], &others(i))
-        };
+        let config = StarlingConfig { durable: true, ack_disk, ..StarlingConfig::new(&[], &others(i)) };
         Starling::start(&format!("n{}", i + 1), host, &config)
     };
     let nodes: Vec<Starling> = hosts.iter().enumerate().map(node).collect();
@@ -330,9 +243,7 @@ fn write_until_killed(nodes: &mut [Starling], run: Duration) -> BTreeMap<String,
                         } else {
                             format!("{}-hot{}", node.name, i % 7)
                         };
-                        if node.set("plain", &key, i, None).is_err()
-                            || start.elapsed() > run + secs(5)
-                        {
+                        if node.set("plain", &key, i, None).is_err() || start.elapsed() > run + secs(5) {
                             break;
                         }
                         taken.insert(key, (i, Instant::now()));
@@ -346,10 +257,7 @@ fn write_until_killed(nodes: &mut [Starling], run: Duration) -> BTreeMap<String,
             let pid = rustix::process::Pid::from_raw(node.pid()).expect("a process id");
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
         }
-        writers
-            .into_iter()
-            .map(|w| w.join().expect("a writer"))
-            .collect()
+        writers.into_iter().map(|w| w.join().expect("a writer")).collect()
     });
     acknowledged.into_iter().flatten().collect()
 }
@@ -359,25 +267,15 @@ fn nothing_acknowledged_with_ack_disk_is_lost_when_all_nodes_are_killed_at_once(
     limited(secs(180), || {
         let mut nodes = three_durable_nodes(true);
         for round in 0..3 {
-            let acknowledged =
-                write_until_killed(&mut nodes, Duration::from_millis(1_500 + 700 * round));
-            assert!(
-                acknowledged.len() > 20,
-                "too few writes to mean anything: {}",
-                acknowledged.len()
-            );
+            let acknowledged = write_until_killed(&mut nodes, Duration::from_millis(1_500 + 700 * round));
+            assert!(acknowledged.len() > 20, "too few writes to mean anything: {}", acknowledged.len());
             restart_all(&mut nodes);
             for node in &nodes {
                 let held = node.entries("plain").unwrap();
                 for (key, (value, _)) in &acknowledged {
                     // A write that was under way when the power went may be there too.
                     let newer = matches!(held.get(key), Some(Value::Int(n)) if n >= value);
-                    assert!(
-                        newer,
-                        "{}: {key} is {:?}, {value} was acknowledged",
-                        node.name,
-                        held.get(key)
-                    );
+                    assert!(newer, "{}: {key} is {:?}, {value} was acknowledged", node.name, held.get(key));
                 }
             }
         }
@@ -389,32 +287,18 @@ fn with_ack_memory_only_the_last_moments_are_lost_when_all_nodes_are_killed_at_o
     limited(secs(180), || {
         let mut nodes = three_durable_nodes(false);
         let acknowledged = write_until_killed(&mut nodes, secs(6));
-        let last = acknowledged
-            .values()
-            .map(|(_, at)| *at)
-            .max()
-            .expect("writes");
+        let last = acknowledged.values().map(|(_, at)| *at).max().expect("writes");
         restart_all(&mut nodes);
         let held = nodes[0].entries("plain").unwrap();
         let lost: Vec<_> = acknowledged
             .iter()
-            .filter(
-                |(key, (value, _))| !matches!(held.get(*key), Some(Value::Int(n)) if n >= value),
-            )
+            .filter(|(key, (value, _))| !matches!(held.get(*key), Some(Value::Int(n)) if n >= value))
             .collect();
         for (key, (value, at)) in &lost {
             // The batch being written and the one behind it: far less than two seconds, on any disk.
-            assert!(
-                last - *at < secs(2),
-                "{key} = {value} was acknowledged {:?} before the end",
-                last - *at
-            );
+            assert!(last - *at < secs(2), "{key} = {value} was acknowledged {:?} before the end", last - *at);
         }
-        eprintln!(
-            "{} of {} acknowledged writes lost",
-            lost.len(),
-            acknowledged.len()
-        );
+        eprintln!("{} of {} acknowledged writes lost", lost.len(), acknowledged.len());
     });
 }
 
@@ -425,20 +309,14 @@ fn restart_all(nodes: &mut [Starling]) {
     }
     let all: Vec<&Starling> = nodes.iter().collect();
     meet(&all);
-    eventually(PATIENCE, "equal", || {
-        starling_tests::starling::equal_digests(&all)
-    });
+    eventually(PATIENCE, "equal", || starling_tests::starling::equal_digests(&all));
 }
 
 #[test]
 fn a_kdmq_200_with_ack_disk_means_on_disk() {
     limited(secs(120), || {
         let host = Host::loopback();
-        let config = StarlingConfig {
-            durable: true,
-            ack_disk: true,
-            ..StarlingConfig::new(&[], &[])
-        };
+        let config = StarlingConfig { durable: true, ack_disk: true, ..StarlingConfig::new(&[], &[]) };
         let mut node = Starling::start("n", &host, &config);
         let peer = FakePeer::start(&Host::loopback());
         peer.join(node.sip()).unwrap();
@@ -456,10 +334,7 @@ fn a_kdmq_200_with_ack_disk_means_on_disk() {
             node.start_again();
             assert_eq!(acknowledged.len(), 20);
             for key in acknowledged {
-                assert!(
-                    node.entry("plain", &key).unwrap().is_some(),
-                    "{key} was answered 200 and is gone"
-                );
+                assert!(node.entry("plain", &key).unwrap().is_some(), "{key} was answered 200 and is gone");
             }
         }
     });
@@ -469,15 +344,8 @@ fn a_kdmq_200_with_ack_disk_means_on_disk() {
 #[ignore = "needs Kamailio 5.6: run cargo xtask test"]
 fn everything_killed_at_once_comes_back_from_the_disks_of_the_nodes() {
     limited(secs(180), || {
-        let node = StarlingConfig {
-            durable: true,
-            ack_disk: true,
-            ..StarlingConfig::default()
-        };
-        let mut bridge = Bridge::on_loopback(&Plan {
-            node,
-            ..Plan::default()
-        });
+        let node = StarlingConfig { durable: true, ack_disk: true, ..StarlingConfig::default() };
+        let mut bridge = Bridge::on_loopback(&Plan { node, ..Plan::default() });
         flood::register(bridge.k1.sip(), 500, 3_600, secs(30)).unwrap();
         for i in 0..100 {
             bridge.k2.set("exp", &format!("k{i}"), i).unwrap();
@@ -495,16 +363,8 @@ fn everything_killed_at_once_comes_back_from_the_disks_of_the_nodes() {
         bridge.k1.start_again();
         bridge.k2.start_again();
         bridge.wait_attached();
-        eventually(secs(60), "both servers are full again", || {
-            bridge.ensure_converged()
-        });
-        starling_tests::compare::same_contacts(
-            "before",
-            &before,
-            "after",
-            &bridge.k2.contacts().unwrap(),
-        )
-        .unwrap();
+        eventually(secs(60), "both servers are full again", || bridge.ensure_converged());
+        starling_tests::compare::same_contacts("before", &before, "after", &bridge.k2.contacts().unwrap()).unwrap();
         assert_eq!(bridge.k2.entries("exp").unwrap().len(), 100);
     });
 }
@@ -513,10 +373,7 @@ fn everything_killed_at_once_comes_back_from_the_disks_of_the_nodes() {
 fn a_node_ends_by_itself_at_sigterm_and_keeps_everything() {
     limited(secs(60), || {
         let host = Host::loopback();
-        let config = StarlingConfig {
-            durable: true,
-            ..StarlingConfig::new(&[], &[])
-        };
+        let config = StarlingConfig { durable: true, ..StarlingConfig::new(&[], &[]) };
         let mut node = Starling::start("n", &host, &config);
         for i in 0..200 {
             node.set("plain", &format!("k{i}"), i, None).unwrap();

@@ -23,24 +23,12 @@ fn cases(version: &str) -> Vec<Case> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(directory().join(version)).expect("captures") {
         let path = entry.expect("an entry").path();
-        let extension = path
-            .extension()
-            .and_then(|e| e.to_str())
-            .unwrap_or_default()
-            .to_owned();
-        files
-            .entry(path.with_extension(""))
-            .or_insert_with(Vec::new)
-            .push(extension);
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_owned();
+        files.entry(path.with_extension("")).or_insert_with(Vec::new).push(extension);
     }
     let case = |(stem, mut extensions): (PathBuf, Vec<String>)| {
         extensions.sort();
-        assert_eq!(
-            extensions,
-            ["json", "sip"],
-            "{} must be a pair",
-            stem.display()
-        );
+        assert_eq!(extensions, ["json", "sip"], "{} must be a pair", stem.display());
         let json = std::fs::read(stem.with_extension("json")).expect("a meaning");
         Case {
             name: format!("{version}/{}", stem.file_name().expect("a name").display()),
@@ -91,9 +79,7 @@ fn contact_meaning(row: &usrloc::Row<'_>) -> Value {
         unknown,
     } = &row.contact;
     assert_eq!(*unknown, None, "no capture has an unknown field");
-    let xavps: Option<Value> = xavps
-        .as_ref()
-        .map(|json| serde_json::from_slice(json).expect("JSON"));
+    let xavps: Option<Value> = xavps.as_ref().map(|json| serde_json::from_slice(json).expect("JSON"));
     json!({
         "aor": text(&row.aor), "c": text(uri), "received": text(received), "sock": text(sock),
         "sockname": text(sockname), "path": text(path), "callid": text(callid),
@@ -135,31 +121,17 @@ fn htable_meaning(action: &htable::Action<'_>) -> Value {
         Action::None => json!("none"),
         Action::Sync { table: None } => json!("sync"),
         Action::Sync { table: Some(table) } => json!({ "sync": text(table) }),
-        Action::Set {
-            table,
-            key,
-            value,
-            last_modified,
-        } => json!({ "set": {
+        Action::Set { table, key, value, last_modified } => json!({ "set": {
             "table": text(table), "key": text(key), "value": value_meaning(value),
             "last_modified": last_modified,
         } }),
-        Action::Expire {
-            table,
-            key,
-            seconds,
-        } => {
+        Action::Expire { table, key, seconds } => {
             json!({ "expire": { "table": text(table), "key": text(key), "seconds": seconds } })
         }
         Action::Delete { table, key } => {
             json!({ "delete": { "table": text(table), "key": text(key) } })
         }
-        Action::RemoveMatching {
-            table,
-            how,
-            on,
-            pattern,
-        } => json!({ "remove_matching": {
+        Action::RemoveMatching { table, how, on, pattern } => json!({ "remove_matching": {
             "table": text(table), "pattern": text(pattern),
             "how": match how { How::Regex => "regex", How::Prefix => "prefix" },
             "on": match on { On::Names => "names", On::Values => "values" },
@@ -194,10 +166,7 @@ fn refused(meaning: &mut Map<String, Value>, error: DecodeError) {
 /// What our decoders make of a message, in the form of the notes.
 fn meaning(bytes: &[u8]) -> Value {
     let message = sip::parse(bytes).expect("a SIP message");
-    let agent = message
-        .user_agent()
-        .or_else(|| message.server())
-        .unwrap_or_default();
+    let agent = message.user_agent().or_else(|| message.server()).unwrap_or_default();
     let generation = match Generation::from_agent(&agent) {
         Generation::V5 => 5,
         Generation::V6 => 6,
@@ -237,19 +206,11 @@ fn every_capture_decodes_to_the_meaning_beside_it() {
 #[test]
 fn what_we_refuse_a_real_server_refused_with_the_same_status() {
     let mut refused = 0;
-    for case in all_cases()
-        .iter()
-        .filter(|case| case.expected.get("refused").is_some())
-    {
+    for case in all_cases().iter().filter(|case| case.expected.get("refused").is_some()) {
         let answer = directory().join(case.name.replace("-req", "-rsp") + ".sip");
         let answer = std::fs::read(&answer).unwrap_or_else(|_| panic!("no {}", answer.display()));
         let answer = sip::parse(&answer).expect("a SIP message");
-        assert_eq!(
-            json!(answer.code()),
-            case.expected["refused"],
-            "{}",
-            case.name
-        );
+        assert_eq!(json!(answer.code()), case.expected["refused"], "{}", case.name);
         refused += 1;
     }
     assert_eq!(refused, 10);
@@ -257,10 +218,7 @@ fn what_we_refuse_a_real_server_refused_with_the_same_status() {
 
 /// The optional fields that the capture itself has, so that bytes can be compared.
 fn form(version: &str) -> usrloc::Form {
-    usrloc::Form {
-        sock: true,
-        newer: version == "master",
-    }
+    usrloc::Form { sock: true, newer: version == "master" }
 }
 
 fn encode_usrloc(batch: &usrloc::Batch<'_>, is_multi: bool, form: usrloc::Form) -> Option<Vec<u8>> {
@@ -272,9 +230,7 @@ fn encode_usrloc(batch: &usrloc::Batch<'_>, is_multi: bool, form: usrloc::Form) 
     for action in &batch.actions {
         match action {
             usrloc::Action::Update(row) if is_multi => {
-                multi
-                    .push_update(&row.aor, &row.contact, &row.contact.ruid)
-                    .expect("a contact");
+                multi.push_update(&row.aor, &row.contact, &row.contact.ruid).expect("a contact");
             }
             usrloc::Action::Sync => return Some(usrloc::SYNC.to_vec()),
             // Ours are shorter: a server looks at nothing but AoR and ruid.
@@ -288,17 +244,10 @@ fn encode_htable(action: &htable::Action<'_>) -> Option<Vec<u8>> {
     use htable::Action;
     let body = match action {
         Action::Sync { table: None } => Ok(htable::SYNC.to_vec()),
-        Action::Set {
-            table,
-            key,
-            value,
-            last_modified,
-        } => htable::encode_set(table, key, value, *last_modified),
-        Action::Expire {
-            table,
-            key,
-            seconds,
-        } => htable::encode_expire(table, key, u32::try_from(*seconds).expect("positive")),
+        Action::Set { table, key, value, last_modified } => htable::encode_set(table, key, value, *last_modified),
+        Action::Expire { table, key, seconds } => {
+            htable::encode_expire(table, key, u32::try_from(*seconds).expect("positive"))
+        }
         Action::Delete { table, key } => htable::encode_delete(table, key),
         _ => return None,
     };
@@ -311,9 +260,7 @@ fn what_a_server_emitted_we_emit_byte_for_byte() {
     for case in all_cases() {
         let (version, _) = case.name.split_once('/').expect("a version");
         let message = sip::parse(&case.bytes).expect("a SIP message");
-        let by_server = message
-            .user_agent()
-            .is_some_and(|agent| agent.starts_with(b"kamailio"));
+        let by_server = message.user_agent().is_some_and(|agent| agent.starts_with(b"kamailio"));
         if message.code().is_some() || !by_server {
             continue;
         }
@@ -325,24 +272,13 @@ fn what_a_server_emitted_we_emit_byte_for_byte() {
             }
             Channel::Usrloc => {
                 let batch = usrloc::decode(message.body).expect("a body of a server");
-                encode_usrloc(
-                    &batch,
-                    message.body.starts_with(b"{\"multi\""),
-                    form(version),
-                )
+                encode_usrloc(&batch, message.body.starts_with(b"{\"multi\""), form(version))
             }
             _ => encode_htable(&htable::decode(message.body).expect("a body of a server")),
         };
         if let Some(encoded) = encoded {
-            assert_eq!(
-                bstr::BStr::new(&encoded),
-                bstr::BStr::new(message.body),
-                "{}",
-                case.name
-            );
-            *same
-                .entry((version.to_owned(), channel.name().to_string()))
-                .or_insert(0) += 1;
+            assert_eq!(bstr::BStr::new(&encoded), bstr::BStr::new(message.body), "{}", case.name);
+            *same.entry((version.to_owned(), channel.name().to_string())).or_insert(0) += 1;
         }
     }
     let count = |version: &str, channel: &str| same[&(version.to_owned(), channel.to_owned())];

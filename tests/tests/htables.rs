@@ -15,27 +15,20 @@ fn both_ways(bridge: &Bridge, test: impl Fn(&Kamailio, &str)) {
 /// Waits until an entry expires at this time, within three seconds, at both servers and all nodes.
 #[track_caller]
 fn wait_expiry(bridge: &Bridge, table: &str, key: &str, at: u64) {
-    eventually(
-        PATIENCE,
-        &format!("{table}/{key} expires at {at} everywhere"),
-        || {
-            let held = [
-                ("k1", bridge.k1.entry(table, key)?),
-                ("k2", bridge.k2.entry(table, key)?),
-                ("n1", bridge.n1.entry(table, key)?),
-                ("n2", bridge.n2.entry(table, key)?),
-                ("n3", bridge.n3.entry(table, key)?),
-            ];
-            for (name, entry) in held {
-                let expires = entry.as_ref().and_then(|(_, e)| *e);
-                anyhow::ensure!(
-                    expires.is_some_and(|e| e.abs_diff(at) <= 3),
-                    "{name} has {entry:?}"
-                );
-            }
-            Ok(())
-        },
-    );
+    eventually(PATIENCE, &format!("{table}/{key} expires at {at} everywhere"), || {
+        let held = [
+            ("k1", bridge.k1.entry(table, key)?),
+            ("k2", bridge.k2.entry(table, key)?),
+            ("n1", bridge.n1.entry(table, key)?),
+            ("n2", bridge.n2.entry(table, key)?),
+            ("n3", bridge.n3.entry(table, key)?),
+        ];
+        for (name, entry) in held {
+            let expires = entry.as_ref().and_then(|(_, e)| *e);
+            anyhow::ensure!(expires.is_some_and(|e| e.abs_diff(at) <= 3), "{name} has {entry:?}");
+        }
+        Ok(())
+    });
 }
 
 #[test]
@@ -45,11 +38,9 @@ fn values_set_by_scripts_and_rpc_are_the_same_at_both_servers_and_all_nodes() {
         let bridge = Bridge::on_loopback(&Plan::default());
         both_ways(&bridge, |here, tag| {
             let key = |name: &str| format!("{name}-{tag}");
-            here.script("set-plain", &[("X-K", &key("s")), ("X-V", "hello world")])
-                .unwrap();
+            here.script("set-plain", &[("X-K", &key("s")), ("X-V", "hello world")]).unwrap();
             bridge.wait_entry("plain", &key("s"), Some("hello world".into()));
-            here.script("seti-plain", &[("X-K", &key("i")), ("X-V", "-42")])
-                .unwrap();
+            here.script("seti-plain", &[("X-K", &key("i")), ("X-V", "-42")]).unwrap();
             bridge.wait_entry("plain", &key("i"), Some(Value::Int(-42)));
             // A string over an integer, and the other way round.
             here.set("plain", &key("i"), "forty-two").unwrap();
@@ -67,16 +58,11 @@ fn values_set_by_scripts_and_rpc_are_the_same_at_both_servers_and_all_nodes() {
                 here.set("plain", &key("limit"), i64::from(n)).unwrap();
                 bridge.wait_entry("plain", &key("limit"), Some(Value::Int(i64::from(n))));
             }
-            here.script("set-local", &[("X-K", &key("s")), ("X-V", "mine")])
-                .unwrap();
+            here.script("set-local", &[("X-K", &key("s")), ("X-V", "mine")]).unwrap();
         });
         bridge.wait_converged();
         for node in bridge.nodes() {
-            assert_eq!(
-                node.entries("local").unwrap().len(),
-                0,
-                "a table without dmqreplicate stays where it is"
-            );
+            assert_eq!(node.entries("local").unwrap().len(), 0, "a table without dmqreplicate stays where it is");
         }
     });
 }
@@ -92,20 +78,10 @@ fn deletion_by_pattern_removes_what_matches_and_nothing_else() {
             ("rmsw-plain", "X-K", "call", &["call1", "call22", "calling"]),
             ("rmvalue-plain", "X-V", "^re", &["call1", "other"]),
             ("rmvsw-plain", "X-V", "red", &["call1"]),
-            (
-                "rmname-plain",
-                "X-K",
-                ".",
-                &["call1", "call22", "calling", "other", "xcall1"],
-            ),
+            ("rmname-plain", "X-K", ".", &["call1", "call22", "calling", "other", "xcall1"]),
         ];
-        let entries = [
-            ("call1", "red"),
-            ("call22", "blue"),
-            ("calling", "green"),
-            ("other", "rest"),
-            ("xcall1", "a red"),
-        ];
+        let entries =
+            [("call1", "red"), ("call22", "blue"), ("calling", "green"), ("other", "rest"), ("xcall1", "a red")];
         both_ways(&bridge, |here, _| {
             for (operation, header, pattern, gone) in cases {
                 for (key, value) in entries {
@@ -136,30 +112,24 @@ fn expiry_is_the_same_everywhere_and_what_expired_stays_away() {
             let key = |name: &str| format!("{name}-{tag}");
             here.set("exp", &key("default"), "v").unwrap();
             wait_expiry(&bridge, "exp", &key("default"), unix_now() + 3_600);
-            here.script("expire-exp", &[("X-K", &key("default")), ("X-E", "77")])
-                .unwrap();
+            here.script("expire-exp", &[("X-K", &key("default")), ("X-E", "77")]).unwrap();
             wait_expiry(&bridge, "exp", &key("default"), unix_now() + 77);
-            here.rpc("htable.setex", &json!(["exp", key("default"), 5_000]))
-                .unwrap();
+            here.rpc("htable.setex", &json!(["exp", key("default"), 5_000])).unwrap();
             wait_expiry(&bridge, "exp", &key("default"), unix_now() + 5_000);
             // A set starts the table's own time again.
             here.set("exp", &key("default"), "w").unwrap();
             wait_expiry(&bridge, "exp", &key("default"), unix_now() + 3_600);
-            here.rpc("htable.setxs", &json!(["exp", key("xs"), "v", 99]))
-                .unwrap();
+            here.rpc("htable.setxs", &json!(["exp", key("xs"), "v", 99])).unwrap();
             wait_expiry(&bridge, "exp", &key("xs"), unix_now() + 99);
-            here.rpc("htable.setxi", &json!(["exp", key("xi"), 5, 9_999]))
-                .unwrap();
+            here.rpc("htable.setxi", &json!(["exp", key("xi"), 5, 9_999])).unwrap();
             wait_expiry(&bridge, "exp", &key("xi"), unix_now() + 9_999);
             bridge.wait_entry("exp", &key("xi"), Some(Value::Int(5)));
             // Dies by the table's time, by its own, and at once.
             here.set("short", &key("auto"), "v").unwrap();
             bridge.wait_entry("short", &key("auto"), Some("v".into()));
-            here.rpc("htable.setxs", &json!(["exp", key("brief"), "v", 3]))
-                .unwrap();
+            here.rpc("htable.setxs", &json!(["exp", key("brief"), "v", 3])).unwrap();
             bridge.wait_entry("exp", &key("brief"), Some("v".into()));
-            here.script("expire-exp", &[("X-K", &key("xs")), ("X-E", "0")])
-                .unwrap();
+            here.script("expire-exp", &[("X-K", &key("xs")), ("X-E", "0")]).unwrap();
             bridge.wait_entry("exp", &key("xs"), None);
             bridge.wait_entry("exp", &key("brief"), None);
             bridge.wait_entry("short", &key("auto"), None);
@@ -201,11 +171,7 @@ fn counters_go_on_from_the_same_value_at_either_server() {
         let bridge = Bridge::on_loopback(&Plan::default());
         both_ways(&bridge, |here, tag| {
             let key = format!("c-{tag}");
-            let there = if tag == "there" {
-                &bridge.k2
-            } else {
-                &bridge.k1
-            };
+            let there = if tag == "there" { &bridge.k2 } else { &bridge.k1 };
             for _ in 0..10 {
                 here.script("inc-cnt", &[("X-K", &key)]).unwrap();
             }
@@ -214,8 +180,7 @@ fn counters_go_on_from_the_same_value_at_either_server() {
                 there.script("dec-cnt", &[("X-K", &key)]).unwrap();
             }
             bridge.wait_entry("cnt", &key, Some(Value::Int(7)));
-            here.script("seti-cnt", &[("X-K", &key), ("X-V", "100")])
-                .unwrap();
+            here.script("seti-cnt", &[("X-K", &key), ("X-V", "100")]).unwrap();
             bridge.wait_entry("cnt", &key, Some(Value::Int(100)));
             there.script("inc-cnt", &[("X-K", &key)]).unwrap();
             bridge.wait_entry("cnt", &key, Some(Value::Int(101)));
@@ -249,31 +214,17 @@ fn the_command_line_tool_on_any_node_writes_to_both_servers() {
             wait_expiry(&bridge, "exp", &key("auto"), unix_now() + 3_600);
             let shown: serde_json::Value =
                 serde_json::from_str(&run(&["htable", "get", "exp", &key("x"), "--json"])).unwrap();
-            assert_eq!(
-                (&shown["table"], &shown["value"]),
-                (&json!("exp"), &json!("v"))
-            );
+            assert_eq!((&shown["table"], &shown["value"]), (&json!("exp"), &json!("v")));
             run(&["htable", "del", "plain", &key("s")]);
             bridge.wait_entry("plain", &key("s"), None);
-            run(&[
-                "htable",
-                "del",
-                "plain",
-                "--prefix",
-                &format!("{}-d", node.name),
-            ]);
+            run(&["htable", "del", "plain", "--prefix", &format!("{}-d", node.name)]);
             bridge.wait_entry("plain", &key("digits"), None);
             run(&["htable", "set", "plain", &key("r"), "red"]);
             bridge.wait_entry("plain", &key("r"), Some("red".into()));
             run(&["htable", "del", "plain", "--regex", "^r.d$", "--values"]);
             bridge.wait_entry("plain", &key("r"), None);
             bridge.wait_entry("plain", &key("i"), Some(Value::Int(50)));
-            assert_eq!(
-                node.cli(&["htable", "get", "plain", &key("r")])
-                    .status
-                    .code(),
-                Some(1)
-            );
+            assert_eq!(node.cli(&["htable", "get", "plain", &key("r")]).status.code(), Some(1));
         }
         bridge.wait_converged();
     });
@@ -299,17 +250,13 @@ fn odd_keys_and_values_arrive_unchanged() {
         both_ways(&bridge, |here, tag| {
             for (key, value) in odd {
                 let key = format!("{key}-{tag}");
-                here.set("plain", &key, value)
-                    .unwrap_or_else(|e| panic!("{key}: {e}"));
+                here.set("plain", &key, value).unwrap_or_else(|e| panic!("{key}: {e}"));
                 bridge.wait_entry("plain", &key, Some(value.into()));
             }
         });
         for (key, value) in odd {
             let key = format!("{key}-n3");
-            bridge
-                .n3
-                .set("plain", &key, value, None)
-                .unwrap_or_else(|e| panic!("{key}: {e}"));
+            bridge.n3.set("plain", &key, value, None).unwrap_or_else(|e| panic!("{key}: {e}"));
             bridge.wait_entry("plain", &key, Some(value.into()));
         }
         bridge.wait_converged();
@@ -325,23 +272,14 @@ fn a_burst_of_writes_to_few_keys_from_everywhere_ends_with_one_answer() {
             for (name, server) in [("k1", &bridge.k1), ("k2", &bridge.k2)] {
                 scope.spawn(move || {
                     for i in 0..200 {
-                        server
-                            .set(
-                                "plain",
-                                &format!("hot{}", i % 5),
-                                format!("{name}-{i}").as_str(),
-                            )
-                            .unwrap();
+                        server.set("plain", &format!("hot{}", i % 5), format!("{name}-{i}").as_str()).unwrap();
                         server.set("exp", &format!("own-{name}-{i}"), i).unwrap();
                     }
                 });
             }
             scope.spawn(|| {
                 for i in 0..100 {
-                    bridge
-                        .n3
-                        .set("plain", &format!("hot{}", i % 5), i, None)
-                        .unwrap();
+                    bridge.n3.set("plain", &format!("hot{}", i % 5), i, None).unwrap();
                 }
             });
         });

@@ -28,25 +28,14 @@ impl Mesh {
             let certificates = Some(authority.issue(name, host));
             // A server that is met by hearsay must be trusted beforehand.
             let trusted = Some(vec!["10.0.0.0/8".to_owned(), "127.0.0.0/8".to_owned()]);
-            let config = StarlingConfig {
-                mesh: true,
-                certificates,
-                trusted,
-                ..StarlingConfig::new(&[server], &[other])
-            };
+            let config =
+                StarlingConfig { mesh: true, certificates, trusted, ..StarlingConfig::new(&[server], &[other]) };
             Starling::start(name, host, &config)
         };
         let (n1, n2) = (node("n1", &n1, &k1, &n2), node("n2", &n2, &k2, &n1));
         // Both servers are told of the first node only: the rest is hearsay.
         let k1 = Kamailio::start("k1", &k1, KamailioConfig::knowing(&n1.host));
-        let k2 = Kamailio::start(
-            "k2",
-            &k2,
-            KamailioConfig {
-                server_id: 2,
-                ..KamailioConfig::knowing(&n1.host)
-            },
-        );
+        let k2 = Kamailio::start("k2", &k2, KamailioConfig { server_id: 2, ..KamailioConfig::knowing(&n1.host) });
         let mesh = Self { k1, k2, n1, n2 };
         mesh.wait_attached();
         mesh
@@ -56,17 +45,11 @@ impl Mesh {
         meet(&[&self.n1, &self.n2]);
         for (server, other) in [(&self.k1, &self.k2), (&self.k2, &self.k1)] {
             for host in [&self.n1.host, &self.n2.host, &other.host] {
-                eventually(PATIENCE, "everybody knows everybody", || {
-                    server.ensure_active(host)
-                });
+                eventually(PATIENCE, "everybody knows everybody", || server.ensure_active(host));
             }
             for node in [&self.n1, &self.n2] {
                 eventually(PATIENCE, "the nodes know the server", || {
-                    same(
-                        "state",
-                        node.peer(&server.host)?["state"].as_str(),
-                        Some("active"),
-                    )
+                    same("state", node.peer(&server.host)?["state"].as_str(), Some("active"))
                 });
             }
         }
@@ -97,9 +80,7 @@ fn workload(k1: &Kamailio, k2: &Kamailio, settle: impl Fn(&str)) -> Changes {
             phone.register(&[Contact::new(&uri)], 3_600).unwrap();
             done.contacts[mine] += 1;
             if i % 5 == 1 {
-                phone
-                    .register(&[Contact::new(&uri).q("0.5")], 3_600)
-                    .unwrap();
+                phone.register(&[Contact::new(&uri).q("0.5")], 3_600).unwrap();
                 done.contacts[mine] += 1;
             }
             if i % 5 == 2 {
@@ -164,21 +145,12 @@ impl Counters {
                     server + 1
                 );
             }
-            assert!(
-                outward <= all,
-                "{channel}: {outward} requests to server {} for {all} changes",
-                server + 1
-            );
+            assert!(outward <= all, "{channel}: {outward} requests to server {} for {all} changes", server + 1);
         }
     }
 
     fn total(&self) -> u64 {
-        self.inward
-            .iter()
-            .chain(&self.outward)
-            .flatten()
-            .map(Count::requests)
-            .sum()
+        self.inward.iter().chain(&self.outward).flatten().map(Count::requests).sum()
     }
 }
 
@@ -189,12 +161,9 @@ fn in_a_full_mesh_each_change_costs_one_request_per_server_and_direction() {
         let (contacts, entries) = Net::run(|net| {
             let site = net.site();
             let mesh = Mesh::start(&site);
-            let counters =
-                ["usrloc", "htable"].map(|channel| Counters::start(&site, &mesh, channel));
+            let counters = ["usrloc", "htable"].map(|channel| Counters::start(&site, &mesh, channel));
             let settle = |what: &str| {
-                eventually(PATIENCE, &format!("equal after {what}"), || {
-                    mesh.ensure_converged()
-                });
+                eventually(PATIENCE, &format!("equal after {what}"), || mesh.ensure_converged());
             };
             let changes = workload(&mesh.k1, &mesh.k2, settle);
             settle("everything");
@@ -203,15 +172,8 @@ fn in_a_full_mesh_each_change_costs_one_request_per_server_and_direction() {
             counters[1].check("htable", changes.entries);
             let before = counters.each_ref().map(Counters::total);
             std::thread::sleep(secs(8));
-            assert_eq!(
-                counters.each_ref().map(Counters::total),
-                before,
-                "requests although nothing changes"
-            );
-            (
-                mesh.k1.contacts().unwrap(),
-                mesh.k1.entries("plain").unwrap(),
-            )
+            assert_eq!(counters.each_ref().map(Counters::total), before, "requests although nothing changes");
+            (mesh.k1.contacts().unwrap(), mesh.k1.entries("plain").unwrap())
         });
         check_same_as_bridge(&contacts, &entries);
     });
@@ -223,20 +185,12 @@ fn check_same_as_bridge(contacts: &Contacts, entries: &Entries) {
     workload(&bridge.k1, &bridge.k2, |_| bridge.wait_converged());
     bridge.wait_converged();
     let uris = |contacts: &Contacts| {
-        let rows = contacts.iter().flat_map(|(aor, list)| {
-            list.iter()
-                .map(move |c| (aor.clone(), c.contact.clone(), c.q))
-        });
+        let rows =
+            contacts.iter().flat_map(|(aor, list)| list.iter().map(move |c| (aor.clone(), c.contact.clone(), c.q)));
         rows.collect::<Vec<_>>()
     };
     assert_eq!(uris(&bridge.k2.contacts().unwrap()), uris(contacts));
-    same_entries(
-        "bridge",
-        &bridge.k2.entries("plain").unwrap(),
-        "mesh",
-        entries,
-    )
-    .unwrap();
+    same_entries("bridge", &bridge.k2.entries("plain").unwrap(), "mesh", entries).unwrap();
 }
 
 #[test]
@@ -249,51 +203,28 @@ fn when_the_node_that_speaks_for_the_servers_dies_the_other_takes_over() {
             for i in 0..30 {
                 let aor = format!("u{i}");
                 let mut phone = Phone::new(&aor, mesh.k1.sip());
-                phone
-                    .register(&[Contact::new(&format!("sip:{aor}@192.0.2.1:5060"))], 3_600)
-                    .unwrap();
+                phone.register(&[Contact::new(&format!("sip:{aor}@192.0.2.1:5060"))], 3_600).unwrap();
                 mesh.k2.set("exp", &aor, i).unwrap();
             }
             eventually(PATIENCE, "equal", || mesh.ensure_converged());
             // Whoever it is that speaks for a server: each dies once.
             for round in 0..2 {
-                let (dead, left) = if round == 0 {
-                    (&mut mesh.n1, &mesh.n2)
-                } else {
-                    (&mut mesh.n2, &mesh.n1)
-                };
+                let (dead, left) = if round == 0 { (&mut mesh.n1, &mesh.n2) } else { (&mut mesh.n2, &mesh.n1) };
                 dead.kill9();
                 for server in [&mesh.k1, &mesh.k2] {
                     server.set("plain", "round", round).unwrap();
                     eventually(secs(60), "the other node owns both", || {
-                        same(
-                            "owned",
-                            left.peer(&server.host)?["owned"].as_bool(),
-                            Some(true),
-                        )
+                        same("owned", left.peer(&server.host)?["owned"].as_bool(), Some(true))
                     });
                 }
                 mesh.k2.kill9();
                 mesh.k2.start_again();
-                eventually(
-                    secs(60),
-                    "the emptied server is filled by the other node",
-                    || {
-                        same_contacts("node", &left.contacts()?, "k2", &mesh.k2.contacts()?)?;
-                        same_entries(
-                            "node",
-                            &left.entries("exp")?,
-                            "k2",
-                            &mesh.k2.entries("exp")?,
-                        )
-                    },
-                );
+                eventually(secs(60), "the emptied server is filled by the other node", || {
+                    same_contacts("node", &left.contacts()?, "k2", &mesh.k2.contacts()?)?;
+                    same_entries("node", &left.entries("exp")?, "k2", &mesh.k2.entries("exp")?)
+                });
                 assert_eq!(mesh.k2.contacts().unwrap().len(), 30);
-                let dead = if round == 0 {
-                    &mut mesh.n1
-                } else {
-                    &mut mesh.n2
-                };
+                let dead = if round == 0 { &mut mesh.n1 } else { &mut mesh.n2 };
                 dead.start_again();
                 mesh.wait_attached();
                 eventually(secs(60), "equal", || mesh.ensure_converged());
@@ -309,19 +240,14 @@ fn both_servers_changing_one_key_and_one_contact_at_once_ends_without_a_storm() 
         Net::run(|net| {
             let site = net.site();
             let mesh = Mesh::start(&site);
-            let counters =
-                ["usrloc", "htable"].map(|channel| Counters::start(&site, &mesh, channel));
+            let counters = ["usrloc", "htable"].map(|channel| Counters::start(&site, &mesh, channel));
             for round in 0..20 {
                 std::thread::scope(|scope| {
                     for (name, server) in [("k1", &mesh.k1), ("k2", &mesh.k2)] {
                         scope.spawn(move || {
-                            server
-                                .set("plain", "contested", format!("{name}-{round}").as_str())
-                                .unwrap();
+                            server.set("plain", "contested", format!("{name}-{round}").as_str()).unwrap();
                             let mut phone = Phone::new("contested", server.sip());
-                            phone
-                                .register(&[Contact::new("sip:contested@192.0.2.1:5060")], 600)
-                                .unwrap();
+                            phone.register(&[Contact::new("sip:contested@192.0.2.1:5060")], 600).unwrap();
                         });
                     }
                 });
@@ -330,16 +256,9 @@ fn both_servers_changing_one_key_and_one_contact_at_once_ends_without_a_storm() 
             std::thread::sleep(secs(2));
             let before = counters.each_ref().map(Counters::total);
             // 20 rounds of two writers: corrections come on top, but no more than a few per write.
-            assert!(
-                before.iter().all(|n| *n < 20 * 2 * 2 * 6),
-                "{before:?} requests"
-            );
+            assert!(before.iter().all(|n| *n < 20 * 2 * 2 * 6), "{before:?} requests");
             std::thread::sleep(Duration::from_secs(6));
-            assert_eq!(
-                counters.each_ref().map(Counters::total),
-                before,
-                "requests although nothing changes"
-            );
+            assert_eq!(counters.each_ref().map(Counters::total), before, "requests although nothing changes");
             mesh.ensure_converged().unwrap();
         });
     });

@@ -23,15 +23,8 @@ fn one_aor(aor: &str, rows: Vec<Row>) -> Contacts {
 
 /// A contact with every attribute that a server keeps.
 fn register_with_everything(phone: &mut Phone, uri: &str) {
-    let contact = Contact::new(uri)
-        .q("0.25")
-        .instance("urn:uuid:7f2e8a10-0000-4000-8000-00000000a11c", 3);
-    phone
-        .register(
-            &[contact.methods("INVITE, ACK, BYE, CANCEL, OPTIONS, MESSAGE")],
-            900,
-        )
-        .unwrap();
+    let contact = Contact::new(uri).q("0.25").instance("urn:uuid:7f2e8a10-0000-4000-8000-00000000a11c", 3);
+    phone.register(&[contact.methods("INVITE, ACK, BYE, CANCEL, OPTIONS, MESSAGE")], 900).unwrap();
 }
 
 #[test]
@@ -40,15 +33,9 @@ fn a_registration_is_at_the_other_server_and_on_three_nodes_within_a_second_with
     limited(secs(120), || {
         let bridge = Bridge::on_loopback(&Plan::default());
         both_ways(&bridge, |here, there, tag| {
-            let (aor, uri) = (
-                format!("alice-{tag}"),
-                "sip:alice@192.0.2.10:5062;transport=udp;ob",
-            );
-            let phone = Phone::new(&aor, here.sip())
-                .path("<sip:edge1.example.org;lr>, <sip:edge2.example.org;lr>");
-            let mut phone = phone
-                .behind_nat()
-                .user_agent("Acme Fön 9000 \"Pro\" \\ 1.0");
+            let (aor, uri) = (format!("alice-{tag}"), "sip:alice@192.0.2.10:5062;transport=udp;ob");
+            let phone = Phone::new(&aor, here.sip()).path("<sip:edge1.example.org;lr>, <sip:edge2.example.org;lr>");
+            let mut phone = phone.behind_nat().user_agent("Acme Fön 9000 \"Pro\" \\ 1.0");
             register_with_everything(&mut phone, uri);
             let done = Instant::now();
             eventually(PROMPTLY, "the contact is at the other server", || {
@@ -56,9 +43,7 @@ fn a_registration_is_at_the_other_server_and_on_three_nodes_within_a_second_with
             });
             for node in bridge.nodes() {
                 let left = PROMPTLY.saturating_sub(done.elapsed());
-                eventually(left, "the contact is on every node", || {
-                    same("contacts", node.contacts_of(&aor)?.len(), 1)
-                });
+                eventually(left, "the contact is on every node", || same("contacts", node.contacts_of(&aor)?.len(), 1));
             }
             check_everything(&bridge, here, &phone, &aor, uri);
         });
@@ -105,9 +90,7 @@ fn refreshes_and_removals_follow_the_phone_to_whichever_server_it_talks_to() {
             let mut phone = Phone::new(&aor, here.sip());
             phone.register(&[Contact::new(uri).q("0.1")], 600).unwrap();
             bridge.wait_contacts(&aor, &[uri]);
-            phone
-                .register(&[Contact::new(uri).q("0.9")], 1_200)
-                .unwrap();
+            phone.register(&[Contact::new(uri).q("0.9")], 1_200).unwrap();
             wait_refreshed(&bridge, &aor, 2, 900, 1_200);
             // The other server holds it under the same ruid or one of its own: a refresh there is one too.
             phone.move_to(there.sip());
@@ -133,29 +116,18 @@ fn refreshes_and_removals_follow_the_phone_to_whichever_server_it_talks_to() {
 #[track_caller]
 fn wait_refreshed(bridge: &Bridge, aor: &str, cseq: u32, q: i32, expires: u64) {
     let wanted = unix_now() + expires;
-    eventually(
-        PATIENCE,
-        &format!("{aor} has CSeq {cseq} everywhere"),
-        || {
-            for server in [&bridge.k1, &bridge.k2] {
-                check_refreshed(&server.contacts_of(aor)?, cseq, q, wanted)?;
-            }
-            bridge
-                .nodes()
-                .iter()
-                .try_for_each(|node| check_refreshed(&node.contacts_of(aor)?, cseq, q, wanted))
-        },
-    );
+    eventually(PATIENCE, &format!("{aor} has CSeq {cseq} everywhere"), || {
+        for server in [&bridge.k1, &bridge.k2] {
+            check_refreshed(&server.contacts_of(aor)?, cseq, q, wanted)?;
+        }
+        bridge.nodes().iter().try_for_each(|node| check_refreshed(&node.contacts_of(aor)?, cseq, q, wanted))
+    });
 }
 
 fn check_refreshed(contacts: &[Row], cseq: u32, q: i32, expires: u64) -> anyhow::Result<()> {
     anyhow::ensure!(contacts.len() == 1, "{contacts:?}");
     same("CSeq and q", (contacts[0].cseq, contacts[0].q), (cseq, q))?;
-    anyhow::ensure!(
-        contacts[0].expires.abs_diff(expires) <= 3,
-        "expires {} not {expires}",
-        contacts[0].expires
-    );
+    anyhow::ensure!(contacts[0].expires.abs_diff(expires) <= 3, "expires {} not {expires}", contacts[0].expires);
     Ok(())
 }
 
@@ -166,19 +138,12 @@ fn several_contacts_come_and_go_alone_and_a_star_removes_those_of_both_servers()
         let bridge = Bridge::on_loopback(&Plan::default());
         both_ways(&bridge, |here, there, tag| {
             let aor = format!("many-{tag}");
-            let uris: Vec<String> = (1..=4)
-                .map(|i| format!("sip:many@192.0.2.{i}:5060"))
-                .collect();
+            let uris: Vec<String> = (1..=4).map(|i| format!("sip:many@192.0.2.{i}:5060")).collect();
             let mut desk = Phone::new(&aor, here.sip());
-            let contacts = [
-                Contact::new(&uris[0]).q("0.1"),
-                Contact::new(&uris[1]).q("0.2").expires(400),
-            ];
+            let contacts = [Contact::new(&uris[0]).q("0.1"), Contact::new(&uris[1]).q("0.2").expires(400)];
             desk.register(&contacts, 600).unwrap();
             let mut mobile = Phone::new(&aor, there.sip());
-            mobile
-                .register(&[Contact::new(&uris[2]), Contact::new(&uris[3])], 600)
-                .unwrap();
+            mobile.register(&[Contact::new(&uris[2]), Contact::new(&uris[3])], 600).unwrap();
             bridge.wait_contacts(&aor, &[&uris[0], &uris[1], &uris[2], &uris[3]]);
             desk.unregister(&uris[1]).unwrap();
             bridge.wait_contacts(&aor, &[&uris[0], &uris[2], &uris[3]]);
@@ -203,19 +168,13 @@ fn a_registration_that_is_not_refreshed_dies_everywhere_and_stays_dead() {
         both_ways(&bridge, |here, _, tag| {
             let (brief, long) = (format!("brief-{tag}"), format!("long-{tag}"));
             let mut phone = Phone::new(&brief, here.sip());
-            phone
-                .register(&[Contact::new("sip:brief@192.0.2.30:5060")], 4)
-                .unwrap();
+            phone.register(&[Contact::new("sip:brief@192.0.2.30:5060")], 4).unwrap();
             let mut other = Phone::new(&long, here.sip());
-            other
-                .register(&[Contact::new("sip:long@192.0.2.31:5060")], 3_600)
-                .unwrap();
+            other.register(&[Contact::new("sip:long@192.0.2.31:5060")], 3_600).unwrap();
             bridge.wait_contacts(&brief, &["sip:brief@192.0.2.30:5060"]);
             bridge.wait_contacts(&long, &["sip:long@192.0.2.31:5060"]);
             // Shortened by a refresh: the new expiry counts, not the longer one.
-            other
-                .register(&[Contact::new("sip:long@192.0.2.31:5060")], 5)
-                .unwrap();
+            other.register(&[Contact::new("sip:long@192.0.2.31:5060")], 5).unwrap();
             bridge.wait_contacts(&brief, &[]);
             bridge.wait_contacts(&long, &[]);
         });
@@ -248,21 +207,13 @@ fn a_device_that_registers_at_both_servers_is_one_contact_and_leaves_both() {
             first.unregister(uri).unwrap();
             bridge.wait_contacts(&aor, &[]);
             // An instance that comes back under another URI at the other server: one row, the new URI.
-            let (aor, old, new) = (
-                format!("moved-{tag}"),
-                "sip:m@192.0.2.41:5060",
-                "sip:m@198.51.100.9:6060",
-            );
+            let (aor, old, new) = (format!("moved-{tag}"), "sip:m@192.0.2.41:5060", "sip:m@198.51.100.9:6060");
             let instance = "urn:uuid:11111111-2222-4333-8444-555555555555";
             let mut phone = Phone::new(&aor, here.sip());
-            phone
-                .register(&[Contact::new(old).instance(instance, 1)], 600)
-                .unwrap();
+            phone.register(&[Contact::new(old).instance(instance, 1)], 600).unwrap();
             bridge.wait_contacts(&aor, &[old]);
             phone.move_to(there.sip());
-            phone
-                .register(&[Contact::new(new).instance(instance, 1)], 600)
-                .unwrap();
+            phone.register(&[Contact::new(new).instance(instance, 1)], 600).unwrap();
             bridge.wait_contacts(&aor, &[new]);
             phone.move_to(here.sip());
             phone.unregister_all().unwrap();
@@ -278,29 +229,14 @@ fn an_operator_adds_and_removes_contacts_at_servers_and_nodes_alike() {
     limited(secs(120), || {
         let bridge = Bridge::on_loopback(&Plan::default());
         both_ways(&bridge, |here, there, tag| {
-            let (aor, uris) = (
-                format!("ops-{tag}"),
-                ["sip:ops@192.0.2.50:5060", "sip:ops@192.0.2.51:5060"],
-            );
+            let (aor, uris) = (format!("ops-{tag}"), ["sip:ops@192.0.2.50:5060", "sip:ops@192.0.2.51:5060"]);
             let mut phone = Phone::new(&aor, here.sip());
-            phone
-                .register(&[Contact::new(uris[0]), Contact::new(uris[1])], 600)
-                .unwrap();
+            phone.register(&[Contact::new(uris[0]), Contact::new(uris[1])], 600).unwrap();
             bridge.wait_contacts(&aor, &uris);
             there.ul_rm(&aor).unwrap();
             bridge.wait_contacts(&aor, &[]);
             // By RPC, permanent: a lease that does not run out under the test.
-            let add = json!([
-                "location",
-                aor,
-                "sip:static@192.0.2.52:5060",
-                0,
-                0.5,
-                "",
-                0,
-                0,
-                4_294_967_295_u32
-            ]);
+            let add = json!(["location", aor, "sip:static@192.0.2.52:5060", 0, 0.5, "", 0, 0, 4_294_967_295_u32]);
             here.rpc("ul.add", &add).unwrap();
             bridge.wait_contacts(&aor, &["sip:static@192.0.2.52:5060"]);
             here.ul_rm(&aor).unwrap();
@@ -318,50 +254,25 @@ fn operator_at_a_node(bridge: &Bridge, node: &Starling, aor: &str) {
         let out = node.cli(args);
         assert!(out.status.success(), "{args:?}: {out:?}");
     };
-    run(&[
-        "location",
-        "add",
-        aor,
-        first,
-        "--expires",
-        "1h",
-        "--q",
-        "0.5",
-    ]);
+    run(&["location", "add", aor, first, "--expires", "1h", "--q", "0.5"]);
     run(&["location", "add", aor, second, "--expires", "30m"]);
     bridge.wait_contacts(aor, &[first, second]);
-    let row = bridge
-        .k2
-        .contacts_of(aor)
-        .unwrap()
-        .into_iter()
-        .find(|c| c.contact == first)
-        .unwrap();
+    let row = bridge.k2.contacts_of(aor).unwrap().into_iter().find(|c| c.contact == first).unwrap();
     assert_eq!(row.q, 500);
     assert!(row.expires.abs_diff(unix_now() + 3_600) <= 5, "{row:?}");
     run(&["location", "rm", aor, first]);
     bridge.wait_contacts(aor, &[second]);
     run(&["location", "rm", aor]);
     bridge.wait_contacts(aor, &[]);
-    assert_eq!(
-        node.cli(&["location", "show", aor]).status.code(),
-        Some(1),
-        "an AoR without contacts is not found"
-    );
+    assert_eq!(node.cli(&["location", "show", aor]).status.code(), Some(1), "an AoR without contacts is not found");
 }
 
 #[test]
 #[ignore = "needs Kamailio 5.6: run cargo xtask test"]
 fn odd_but_legal_registrations_arrive_unchanged() {
     limited(secs(120), || {
-        let server = KamailioConfig {
-            use_domain: true,
-            ..KamailioConfig::default()
-        };
-        let bridge = Bridge::on_loopback(&Plan {
-            server,
-            ..Plan::default()
-        });
+        let server = KamailioConfig { use_domain: true, ..KamailioConfig::default() };
+        let bridge = Bridge::on_loopback(&Plan { server, ..Plan::default() });
         both_ways(&bridge, |here, _, tag| {
             let uris = [
                 "sip:%61lice%20x@192.0.2.70",
@@ -373,11 +284,8 @@ fn odd_but_legal_registrations_arrive_unchanged() {
             ];
             for (i, uri) in uris.iter().enumerate() {
                 let aor = format!("odd{i}-{tag}@example.org");
-                let mut phone =
-                    Phone::new(&aor, here.sip()).user_agent("λ/1 \u{7}tab\there {\"json\":[1]}");
-                phone
-                    .register(&[Contact::new(uri)], 600)
-                    .unwrap_or_else(|e| panic!("{uri}: {e}"));
+                let mut phone = Phone::new(&aor, here.sip()).user_agent("λ/1 \u{7}tab\there {\"json\":[1]}");
+                phone.register(&[Contact::new(uri)], 600).unwrap_or_else(|e| panic!("{uri}: {e}"));
                 bridge.wait_contacts(&aor, &[uri]);
             }
         });
@@ -395,14 +303,9 @@ fn hundreds_of_phones_that_register_refresh_and_leave_at_once_end_equal_everywhe
                 let bridge = &bridge;
                 scope.spawn(move || {
                     for i in 0..75 {
-                        let (home, away) = if i % 2 == 0 {
-                            (&bridge.k1, &bridge.k2)
-                        } else {
-                            (&bridge.k2, &bridge.k1)
-                        };
+                        let (home, away) = if i % 2 == 0 { (&bridge.k1, &bridge.k2) } else { (&bridge.k2, &bridge.k1) };
                         // Three AoRs of four are shared by two workers.
-                        let aor =
-                            format!("crowd-{}-{i}", if i % 4 == 0 { worker } else { worker % 2 });
+                        let aor = format!("crowd-{}-{i}", if i % 4 == 0 { worker } else { worker % 2 });
                         let uri = format!("sip:c{worker}@192.0.2.80:{}", 5_000 + i);
                         let mut phone = Phone::new(&aor, home.sip());
                         phone.register(&[Contact::new(&uri)], 600).unwrap();
@@ -420,13 +323,7 @@ fn hundreds_of_phones_that_register_refresh_and_leave_at_once_end_equal_everywhe
             }
         });
         bridge.wait_converged();
-        let held = bridge
-            .n3
-            .contacts()
-            .unwrap()
-            .values()
-            .map(Vec::len)
-            .sum::<usize>();
+        let held = bridge.n3.contacts().unwrap().values().map(Vec::len).sum::<usize>();
         assert_eq!(held, 4 * 60, "one in five of 300 phones has left");
     });
 }
@@ -435,14 +332,8 @@ fn hundreds_of_phones_that_register_refresh_and_leave_at_once_end_equal_everywhe
 #[ignore = "needs Kamailio 5.6: run cargo xtask test"]
 fn servers_that_speak_dmq_over_tcp_are_served_alike() {
     limited(secs(120), || {
-        let server = KamailioConfig {
-            tcp: true,
-            ..KamailioConfig::default()
-        };
-        let bridge = Bridge::on_loopback(&Plan {
-            server,
-            ..Plan::default()
-        });
+        let server = KamailioConfig { tcp: true, ..KamailioConfig::default() };
+        let bridge = Bridge::on_loopback(&Plan { server, ..Plan::default() });
         both_ways(&bridge, |here, _, tag| {
             let (aor, uri) = (format!("tcp-{tag}"), "sip:tcp@192.0.2.90:5060");
             let mut phone = Phone::new(&aor, here.sip());

@@ -42,12 +42,8 @@ fn heal(net: &Net, sites: &Sites) {
 #[track_caller]
 fn check_healed(bridge: &Bridge, healed: Instant) {
     let left = HEALED.saturating_sub(healed.elapsed());
-    eventually(left, "digests are equal after the heal", || {
-        equal_digests(&bridge.nodes())
-    });
-    eventually(PATIENCE, "the servers hold what the nodes hold", || {
-        bridge.ensure_converged()
-    });
+    eventually(left, "digests are equal after the heal", || equal_digests(&bridge.nodes()));
+    eventually(PATIENCE, "the servers hold what the nodes hold", || bridge.ensure_converged());
 }
 
 /// One phone per case, and what the contact must be in the end.
@@ -86,19 +82,12 @@ fn before(bridge: &Bridge) -> Phones {
     };
     let left = CASES.iter().map(register).collect();
     // Another device of the user at the other server: its own Call-ID.
-    let right = CASES
-        .iter()
-        .map(|case| Phone::new(case, bridge.k2.sip()))
-        .collect();
+    let right = CASES.iter().map(|case| Phone::new(case, bridge.k2.sip())).collect();
     for case in CASES {
         bridge.wait_contacts(case, &[&uri(case)]);
     }
-    for (key, value) in [
-        ("both", "old"),
-        ("deleted-left", "old"),
-        ("deleted-both", "old"),
-        ("set-then-deleted", "old"),
-    ] {
+    for (key, value) in [("both", "old"), ("deleted-left", "old"), ("deleted-both", "old"), ("set-then-deleted", "old")]
+    {
         bridge.k1.set("plain", key, value).unwrap();
     }
     for i in 0..30 {
@@ -113,59 +102,32 @@ fn before(bridge: &Bridge) -> Phones {
 fn during(bridge: &Bridge, phones: &mut Phones) {
     let of = |case: &str| CASES.iter().position(|c| *c == case).expect("a case");
     let left = &mut phones.left;
-    left[of("removed-left")]
-        .unregister(&uri("removed-left"))
-        .unwrap();
-    left[of("removed-left-refreshed-right")]
-        .unregister(&uri("removed-left-refreshed-right"))
-        .unwrap();
+    left[of("removed-left")].unregister(&uri("removed-left")).unwrap();
+    left[of("removed-left-refreshed-right")].unregister(&uri("removed-left-refreshed-right")).unwrap();
     left[of("refreshed-left-removed-right")]
         .register(&[Contact::new(&uri("refreshed-left-removed-right"))], 1_000)
         .unwrap();
-    left[of("refreshed-both")]
-        .register(&[Contact::new(&uri("refreshed-both")).q("0.1")], 2_000)
-        .unwrap();
+    left[of("refreshed-both")].register(&[Contact::new(&uri("refreshed-both")).q("0.1")], 2_000).unwrap();
     left[of("star-left-added-right")].unregister_all().unwrap();
     let instance = "urn:uuid:99999999-0000-4000-8000-000000000001";
-    left[of("moved-both")]
-        .register(
-            &[Contact::new("sip:left@192.0.2.2:5060").instance(instance, 1)],
-            900,
-        )
-        .unwrap();
+    left[of("moved-both")].register(&[Contact::new("sip:left@192.0.2.2:5060").instance(instance, 1)], 900).unwrap();
     bridge.k1.set("plain", "both", "left").unwrap();
     bridge.k1.set("exp", "both", "left").unwrap();
     bridge.k1.delete("plain", "deleted-left").unwrap();
     bridge.k1.delete("plain", "deleted-both").unwrap();
     bridge.k1.set("plain", "set-then-deleted", "left").unwrap();
-    bridge
-        .k1
-        .script("rmsw-plain", &[("X-K", "pattern-")])
-        .unwrap();
+    bridge.k1.script("rmsw-plain", &[("X-K", "pattern-")]).unwrap();
     // Stamps are milliseconds, contacts of a 5.6 server seconds: what comes later is clearly later.
     std::thread::sleep(secs(2));
     let right = &mut phones.right;
-    right[of("removed-right")]
-        .unregister(&uri("removed-right"))
-        .unwrap();
+    right[of("removed-right")].unregister(&uri("removed-right")).unwrap();
     right[of("removed-left-refreshed-right")]
         .register(&[Contact::new(&uri("removed-left-refreshed-right"))], 1_000)
         .unwrap();
-    right[of("refreshed-left-removed-right")]
-        .unregister(&uri("refreshed-left-removed-right"))
-        .unwrap();
-    right[of("refreshed-both")]
-        .register(&[Contact::new(&uri("refreshed-both")).q("0.9")], 3_000)
-        .unwrap();
-    right[of("star-left-added-right")]
-        .register(&[Contact::new("sip:added@192.0.2.3:5060")], 900)
-        .unwrap();
-    right[of("moved-both")]
-        .register(
-            &[Contact::new("sip:right@192.0.2.4:5060").instance(instance, 1)],
-            900,
-        )
-        .unwrap();
+    right[of("refreshed-left-removed-right")].unregister(&uri("refreshed-left-removed-right")).unwrap();
+    right[of("refreshed-both")].register(&[Contact::new(&uri("refreshed-both")).q("0.9")], 3_000).unwrap();
+    right[of("star-left-added-right")].register(&[Contact::new("sip:added@192.0.2.3:5060")], 900).unwrap();
+    right[of("moved-both")].register(&[Contact::new("sip:right@192.0.2.4:5060").instance(instance, 1)], 900).unwrap();
     bridge.k2.set("plain", "both", 7).unwrap();
     bridge.k2.set("exp", "both", "right").unwrap();
     bridge.k2.delete("plain", "deleted-both").unwrap();
@@ -175,68 +137,37 @@ fn during(bridge: &Bridge, phones: &mut Phones) {
     for i in 0..50 {
         for (server, side) in [(&bridge.k1, "left"), (&bridge.k2, "right")] {
             let aor = format!("new-{side}-{i}");
-            Phone::new(&aor, server.sip())
-                .register(&[Contact::new(&uri(&aor))], 3_600)
-                .unwrap();
+            Phone::new(&aor, server.sip()).register(&[Contact::new(&uri(&aor))], 3_600).unwrap();
             server.set("plain", &aor, i).unwrap();
         }
     }
 }
 
 fn after(bridge: &Bridge) {
-    bridge
-        .ensure_contacts("untouched", &[&uri("untouched")])
-        .unwrap();
+    bridge.ensure_contacts("untouched", &[&uri("untouched")]).unwrap();
     bridge.ensure_contacts("removed-left", &[]).unwrap();
     bridge.ensure_contacts("removed-right", &[]).unwrap();
-    bridge
-        .ensure_contacts(
-            "removed-left-refreshed-right",
-            &[&uri("removed-left-refreshed-right")],
-        )
-        .unwrap();
-    bridge
-        .ensure_contacts("refreshed-left-removed-right", &[])
-        .unwrap();
-    bridge
-        .ensure_contacts("refreshed-both", &[&uri("refreshed-both")])
-        .unwrap();
-    assert_eq!(
-        bridge.n3.contacts_of("refreshed-both").unwrap()[0].q,
-        900,
-        "the later refresh wins"
-    );
-    bridge
-        .ensure_contacts("star-left-added-right", &["sip:added@192.0.2.3:5060"])
-        .unwrap();
-    bridge
-        .ensure_contacts("moved-both", &["sip:right@192.0.2.4:5060"])
-        .unwrap();
+    bridge.ensure_contacts("removed-left-refreshed-right", &[&uri("removed-left-refreshed-right")]).unwrap();
+    bridge.ensure_contacts("refreshed-left-removed-right", &[]).unwrap();
+    bridge.ensure_contacts("refreshed-both", &[&uri("refreshed-both")]).unwrap();
+    assert_eq!(bridge.n3.contacts_of("refreshed-both").unwrap()[0].q, 900, "the later refresh wins");
+    bridge.ensure_contacts("star-left-added-right", &["sip:added@192.0.2.3:5060"]).unwrap();
+    bridge.ensure_contacts("moved-both", &["sip:right@192.0.2.4:5060"]).unwrap();
     bridge.ensure_contacts("brief", &[]).unwrap();
-    bridge
-        .ensure_entry("plain", "both", Some(&Value::Int(7)))
-        .unwrap();
-    bridge
-        .ensure_entry("exp", "both", Some(&"right".into()))
-        .unwrap();
+    bridge.ensure_entry("plain", "both", Some(&Value::Int(7))).unwrap();
+    bridge.ensure_entry("exp", "both", Some(&"right".into())).unwrap();
     for key in ["deleted-left", "deleted-both", "set-then-deleted"] {
         bridge.ensure_entry("plain", key, None).unwrap();
     }
     for i in 0..30 {
-        bridge
-            .ensure_entry("plain", &format!("pattern-{i}"), None)
-            .unwrap();
+        bridge.ensure_entry("plain", &format!("pattern-{i}"), None).unwrap();
     }
-    bridge
-        .ensure_entry("plain", "pattern-new", Some(&"right".into()))
-        .unwrap();
+    bridge.ensure_entry("plain", "pattern-new", Some(&"right".into())).unwrap();
     for i in 0..50 {
         for side in ["left", "right"] {
             let aor = format!("new-{side}-{i}");
             bridge.ensure_contacts(&aor, &[&uri(&aor)]).unwrap();
-            bridge
-                .ensure_entry("plain", &aor, Some(&Value::Int(i)))
-                .unwrap();
+            bridge.ensure_entry("plain", &aor, Some(&Value::Int(i))).unwrap();
         }
     }
 }
@@ -253,14 +184,9 @@ fn split_and_heal(cut: Cut, missed_by_n1: usize) {
         bridge.wait_noticed(&bridge.n2, 2);
         during(&bridge, &mut phones);
         // Long enough for the contact of 12 seconds to die on both sides, and for SIP to give up.
-        std::thread::sleep(Duration::from_secs(
-            brief_until.saturating_sub(unix_now()) + 2,
-        ));
+        std::thread::sleep(Duration::from_secs(brief_until.saturating_sub(unix_now()) + 2));
         eprintln!("cut for {:?}", cut_at.elapsed());
-        assert!(
-            equal_digests(&bridge.nodes()).is_err(),
-            "the cut let everything through"
-        );
+        assert!(equal_digests(&bridge.nodes()).is_err(), "the cut let everything through");
         heal(net, &sites);
         check_healed(&bridge, Instant::now());
         after(&bridge);
@@ -301,9 +227,7 @@ fn a_change_goes_round_by_the_third_node_when_two_cannot_talk() {
             for (i, pause) in [0, 1, 3, 10].into_iter().enumerate() {
                 std::thread::sleep(secs(pause));
                 let aor = format!("round-{i}");
-                Phone::new(&aor, bridge.k1.sip())
-                    .register(&[Contact::new(&uri(&aor))], 600)
-                    .unwrap();
+                Phone::new(&aor, bridge.k1.sip()).register(&[Contact::new(&uri(&aor))], 600).unwrap();
                 bridge.k2.set("plain", &aor, "back").unwrap();
                 bridge.wait_contacts(&aor, &[&uri(&aor)]);
                 bridge.wait_entry("plain", &aor, Some("back".into()));
@@ -329,20 +253,14 @@ fn a_link_that_carries_one_way_only_ends_equal_after_the_heal() {
             for i in 0..20 {
                 for (server, side) in [(&bridge.k1, "left"), (&bridge.k2, "right")] {
                     let aor = format!("{side}-{i}");
-                    Phone::new(&aor, server.sip())
-                        .register(&[Contact::new(&uri(&aor))], 600)
-                        .unwrap();
-                    server
-                        .set("plain", "contested", format!("{side}-{i}").as_str())
-                        .unwrap();
+                    Phone::new(&aor, server.sip()).register(&[Contact::new(&uri(&aor))], 600).unwrap();
+                    server.set("plain", "contested", format!("{side}-{i}").as_str()).unwrap();
                 }
                 std::thread::sleep(Duration::from_millis(500));
             }
             net.heal();
             check_healed(&bridge, Instant::now());
-            bridge
-                .ensure_entry("plain", "contested", Some(&"right-19".into()))
-                .unwrap();
+            bridge.ensure_entry("plain", "contested", Some(&"right-19".into())).unwrap();
             assert_eq!(bridge.n3.contacts().unwrap().len(), 40);
         });
     });
@@ -360,15 +278,10 @@ fn short_cuts_and_lossy_links_under_load_lose_nothing() {
                 let mut removed = Vec::new();
                 for i in 0..20 {
                     let aor = format!("r{round}-{i}");
-                    let (home, key) = if i % 2 == 0 {
-                        (&bridge.k1, "even")
-                    } else {
-                        (&bridge.k2, "odd")
-                    };
+                    let (home, key) = if i % 2 == 0 { (&bridge.k1, "even") } else { (&bridge.k2, "odd") };
                     let mut phone = Phone::new(&aor, home.sip());
                     phone.register(&[Contact::new(&uri(&aor))], 3_600).unwrap();
-                    home.set("plain", &format!("{key}-{}", i % 4), round * 100 + i)
-                        .unwrap();
+                    home.set("plain", &format!("{key}-{}", i % 4), round * 100 + i).unwrap();
                     if i % 5 == 0 {
                         phone.unregister(&uri(&aor)).unwrap();
                         removed.push(aor);
@@ -394,26 +307,16 @@ fn an_operators_removal_loses_to_a_refresh_that_it_had_not_seen() {
             let (bridge, sites) = Bridge::in_sites(net, &Plan::default());
             let mut unseen = Phone::new("unseen", bridge.k2.sip());
             let mut seen = Phone::new("seen", bridge.k2.sip());
-            unseen
-                .register(&[Contact::new(&uri("unseen"))], 3_600)
-                .unwrap();
+            unseen.register(&[Contact::new(&uri("unseen"))], 3_600).unwrap();
             seen.register(&[Contact::new(&uri("seen"))], 3_600).unwrap();
             bridge.wait_contacts("unseen", &[&uri("unseen")]);
             bridge.wait_contacts("seen", &[&uri("seen")]);
             cut_second(net, &sites);
             bridge.wait_noticed(&bridge.n1, 1);
-            unseen
-                .register(&[Contact::new(&uri("unseen"))], 1_000)
-                .unwrap();
+            unseen.register(&[Contact::new(&uri("unseen"))], 1_000).unwrap();
             std::thread::sleep(secs(2));
             // Later than the refresh, but blind to it: add wins.
-            assert!(
-                bridge
-                    .n1
-                    .cli(&["location", "rm", "unseen"])
-                    .status
-                    .success()
-            );
+            assert!(bridge.n1.cli(&["location", "rm", "unseen"]).status.success());
             assert!(bridge.n3.cli(&["location", "rm", "seen"]).status.success());
             eventually(PATIENCE, "removed on that side", || {
                 starling_tests::wait::same("contacts", bridge.k1.contacts_of("unseen")?.len(), 0)

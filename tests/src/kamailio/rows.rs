@@ -8,8 +8,7 @@ use crate::compare::{Contact, Value, unix_now};
 /// Contacts that have not expired: the server shows dead ones until its timer has swept them.
 pub(super) fn live_contacts(list: &Json) -> anyhow::Result<Vec<Contact>> {
     let all = list.as_array().into_iter().flatten();
-    all.filter_map(|c| contact(&c["Contact"]).transpose())
-        .collect()
+    all.filter_map(|c| contact(&c["Contact"]).transpose()).collect()
 }
 
 pub(super) fn contact(row: &Json) -> anyhow::Result<Option<Contact>> {
@@ -23,22 +22,14 @@ pub(super) fn contact(row: &Json) -> anyhow::Result<Option<Contact>> {
         other => bail!("Expires: {other}"),
     };
     let q = row["Q"].as_f64().unwrap_or(-1.0);
-    let number = |name: &str| {
-        row[name]
-            .as_i64()
-            .with_context(|| format!("{name}: {}", row[name]))
-    };
+    let number = |name: &str| row[name].as_i64().with_context(|| format!("{name}: {}", row[name]));
     Ok(Some(Contact {
         contact: text(&row["Address"]),
         received: text(&row["Received"]),
         path: text(&row["Path"]),
         // Kamailio prints q / 1000 as a fraction.
         #[allow(clippy::cast_possible_truncation)]
-        q: if q < 0.0 {
-            -1
-        } else {
-            (q * 1000.0).round() as i32
-        },
+        q: if q < 0.0 { -1 } else { (q * 1000.0).round() as i32 },
         user_agent: text(&row["User-Agent"]),
         instance: text(&row["Instance"]),
         reg_id: u32::try_from(number("Reg-Id")?)?,
@@ -73,23 +64,12 @@ pub(super) fn expiry(text: &str) -> anyhow::Result<Option<u64>> {
     if text == "NEVER" {
         return Ok(None);
     }
-    let numbers: Vec<i64> = text
-        .split(['-', ' ', ':'])
-        .map(str::parse)
-        .collect::<Result<_, _>>()?;
-    let &[year, month, day, hour, minute, second] = numbers.as_slice() else {
-        bail!("not a time: {text}")
-    };
+    let numbers: Vec<i64> = text.split(['-', ' ', ':']).map(str::parse).collect::<Result<_, _>>()?;
+    let &[year, month, day, hour, minute, second] = numbers.as_slice() else { bail!("not a time: {text}") };
     // Days from civil, the year beginning in March so that the leap day is its last.
-    let (y, m) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
-    Ok(Some(u64::try_from(
-        ((days * 24 + hour) * 60 + minute) * 60 + second,
-    )?))
+    Ok(Some(u64::try_from(((days * 24 + hour) * 60 + minute) * 60 + second)?))
 }
 
 #[cfg(test)]

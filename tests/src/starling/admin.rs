@@ -24,12 +24,7 @@ impl Starling {
     /// # Errors
     /// When there is no answer.
     pub fn ask(&self, method: &str, path: &str, body: Option<&Json>) -> anyhow::Result<Answer> {
-        http::ask(
-            method,
-            &format!("{}{path}", self.admin_url()),
-            body,
-            secs(20),
-        )
+        http::ask(method, &format!("{}{path}", self.admin_url()), body, secs(20))
     }
 
     /// Asks for something that must be there.
@@ -38,12 +33,7 @@ impl Starling {
     /// When the answer is not a 200 with JSON.
     pub fn get(&self, path: &str) -> anyhow::Result<Json> {
         let answer = self.ask("GET", path, None)?;
-        ensure!(
-            answer.status == 200 && !answer.json.is_null(),
-            "GET {path}: {} {}",
-            answer.status,
-            answer.text
-        );
+        ensure!(answer.status == 200 && !answer.json.is_null(), "GET {path}: {} {}", answer.status, answer.text);
         Ok(answer.json)
     }
 
@@ -53,12 +43,7 @@ impl Starling {
     /// When the answer is not a 2xx.
     pub fn change(&self, method: &str, path: &str, body: Option<&Json>) -> anyhow::Result<Json> {
         let answer = self.ask(method, path, body)?;
-        ensure!(
-            (200..300).contains(&answer.status),
-            "{method} {path}: {} {}",
-            answer.status,
-            answer.text
-        );
+        ensure!((200..300).contains(&answer.status), "{method} {path}: {} {}", answer.status, answer.text);
         Ok(answer.json)
     }
 
@@ -91,9 +76,7 @@ impl Starling {
     /// When there is no answer.
     pub fn contacts(&self) -> anyhow::Result<Contacts> {
         let rows = self.pages("/v1/location", "aor")?;
-        rows.iter()
-            .map(|row| Ok((string(row, "aor")?, contacts(row)?)))
-            .collect()
+        rows.iter().map(|row| Ok((string(row, "aor")?, contacts(row)?))).collect()
     }
 
     /// All entries of a table, page by page.
@@ -101,18 +84,12 @@ impl Starling {
     /// # Errors
     /// When there is no answer.
     pub fn entries(&self, table: &str) -> anyhow::Result<Entries> {
-        let answer = self.ask(
-            "GET",
-            &format!("/v1/htable/{}?limit=1", encode(table)),
-            None,
-        )?;
+        let answer = self.ask("GET", &format!("/v1/htable/{}?limit=1", encode(table)), None)?;
         if answer.status == 404 {
             return Ok(Entries::new()); // a table that nobody has written to
         }
         let rows = self.pages(&format!("/v1/htable/{}", encode(table)), "key")?;
-        rows.iter()
-            .map(|row| Ok((string(row, "key")?, value(&row["value"])?)))
-            .collect()
+        rows.iter().map(|row| Ok((string(row, "key")?, value(&row["value"])?))).collect()
     }
 
     /// An entry and when it expires (unix seconds), if it is there.
@@ -122,10 +99,7 @@ impl Starling {
     pub fn entry(&self, table: &str, key: &str) -> anyhow::Result<Option<(Value, Option<u64>)>> {
         let answer = self.ask("GET", &entry_path(table, key), None)?;
         match answer.status {
-            200 => Ok(Some((
-                value(&answer.json["value"])?,
-                answer.json["expires"].as_u64(),
-            ))),
+            200 => Ok(Some((value(&answer.json["value"])?, answer.json["expires"].as_u64()))),
             404 => Ok(None),
             other => bail!("{table}/{key}: {other} {}", answer.text),
         }
@@ -135,13 +109,7 @@ impl Starling {
     ///
     /// # Errors
     /// When it is refused.
-    pub fn set(
-        &self,
-        table: &str,
-        key: &str,
-        value: impl Into<Value>,
-        expires_in: Option<u32>,
-    ) -> anyhow::Result<()> {
+    pub fn set(&self, table: &str, key: &str, value: impl Into<Value>, expires_in: Option<u32>) -> anyhow::Result<()> {
         let value = match value.into() {
             Value::Int(n) => json!(n),
             Value::Str(s) => json!(s),
@@ -150,8 +118,7 @@ impl Starling {
         if let Some(seconds) = expires_in {
             body["expires_in"] = json!(seconds);
         }
-        self.change("PUT", &entry_path(table, key), Some(&body))
-            .map(|_| ())
+        self.change("PUT", &entry_path(table, key), Some(&body)).map(|_| ())
     }
 
     /// Deletes an entry.
@@ -159,21 +126,16 @@ impl Starling {
     /// # Errors
     /// When it is refused, or not there.
     pub fn delete(&self, table: &str, key: &str) -> anyhow::Result<()> {
-        self.change("DELETE", &entry_path(table, key), None)
-            .map(|_| ())
+        self.change("DELETE", &entry_path(table, key), None).map(|_| ())
     }
 
     fn pages(&self, path: &str, key: &str) -> anyhow::Result<Vec<Json>> {
         const LIMIT: usize = 10_000;
         let (mut rows, mut after): (Vec<Json>, Option<String>) = (Vec::new(), None);
         loop {
-            let more = after
-                .as_deref()
-                .map_or_else(String::new, |a| format!("&after={}", encode(a)));
+            let more = after.as_deref().map_or_else(String::new, |a| format!("&after={}", encode(a)));
             let page = self.get(&format!("{path}?limit={LIMIT}{more}"))?;
-            let page = page
-                .as_array()
-                .with_context(|| format!("{path} is no list"))?;
+            let page = page.as_array().with_context(|| format!("{path} is no list"))?;
             rows.extend(page.iter().cloned());
             match page.last() {
                 Some(last) if page.len() == LIMIT => after = Some(string(last, key)?),
@@ -189,13 +151,9 @@ impl Starling {
     pub fn peer(&self, server: &Host) -> anyhow::Result<Json> {
         let peers = self.get("/v1/peers")?;
         let uri = server.dmq_uri();
-        let row = peers
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|p| p["uri"].as_str().is_some_and(|u| u.starts_with(&uri)));
-        row.cloned()
-            .with_context(|| format!("{} does not know {uri}: {peers}", self.name))
+        let row =
+            peers.as_array().into_iter().flatten().find(|p| p["uri"].as_str().is_some_and(|u| u.starts_with(&uri)));
+        row.cloned().with_context(|| format!("{} does not know {uri}: {peers}", self.name))
     }
 
     /// Fails unless it has that server as an active peer that lacks nothing.
@@ -204,11 +162,7 @@ impl Starling {
     /// With the peer's row.
     pub fn ensure_served(&self, server: &Host) -> anyhow::Result<()> {
         let peer = self.peer(server)?;
-        ensure!(
-            peer["state"] == "active" && peer["lag_cells"] == 0 && peer["open"] == 0,
-            "{} has {peer}",
-            self.name
-        );
+        ensure!(peer["state"] == "active" && peer["lag_cells"] == 0 && peer["open"] == 0, "{} has {peer}", self.name);
         Ok(())
     }
 
@@ -219,15 +173,8 @@ impl Starling {
     pub fn ensure_members(&self, others: usize) -> anyhow::Result<()> {
         let members = self.get("/v1/members")?;
         let rows = members.as_array().context("members is no list")?;
-        let alive = rows
-            .iter()
-            .filter(|m| m["state"] == "alive" && m["name"] != json!(self.name))
-            .count();
-        ensure!(
-            alive == others,
-            "{} sees {alive} of {others} others alive: {members}",
-            self.name
-        );
+        let alive = rows.iter().filter(|m| m["state"] == "alive" && m["name"] != json!(self.name)).count();
+        ensure!(alive == others, "{} sees {alive} of {others} others alive: {members}", self.name);
         let links = self.get("/v1/status")?["links"].clone();
         ensure!(links == json!(others), "{} has {links} links", self.name);
         Ok(())
@@ -241,14 +188,8 @@ impl Starling {
         let answer = self.ask("GET", "/metrics", None)?;
         ensure!(answer.status == 200, "/metrics: {}", answer.status);
         let mut out = BTreeMap::new();
-        for line in answer
-            .text
-            .lines()
-            .filter(|l| !l.starts_with('#') && !l.is_empty())
-        {
-            let (name, figure) = line
-                .rsplit_once(' ')
-                .with_context(|| format!("not a metric: {line}"))?;
+        for line in answer.text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()) {
+            let (name, figure) = line.rsplit_once(' ').with_context(|| format!("not a metric: {line}"))?;
             let name = name.split('{').next().unwrap_or(name);
             *out.entry(name.to_owned()).or_insert(0.0) += figure.parse::<f64>()?;
         }
@@ -261,10 +202,7 @@ impl Starling {
     /// When it cannot be run.
     #[must_use]
     pub fn cli(&self, args: &[&str]) -> Output {
-        let out = Command::new(binary())
-            .args(args)
-            .args(["--admin", &self.admin_url()])
-            .output();
+        let out = Command::new(binary()).args(args).args(["--admin", &self.admin_url()]).output();
         out.expect("the starling binary runs")
     }
 
@@ -287,26 +225,15 @@ fn entry_path(table: &str, key: &str) -> String {
 }
 
 fn contacts(row: &Json) -> anyhow::Result<Vec<Contact>> {
-    row["contacts"]
-        .as_array()
-        .context("no contacts")?
-        .iter()
-        .map(contact)
-        .collect()
+    row["contacts"].as_array().context("no contacts")?.iter().map(contact).collect()
 }
 
 fn contact(row: &Json) -> anyhow::Result<Contact> {
-    let number = |name: &str| {
-        row[name]
-            .as_u64()
-            .with_context(|| format!("{name} in {row}"))
-    };
+    let number = |name: &str| row[name].as_u64().with_context(|| format!("{name} in {row}"));
     let ruids = row["ruids"].as_array().context("no ruids")?;
     // q is a fraction in JSON, thousandths on the wire.
     #[allow(clippy::cast_possible_truncation)]
-    let q = row["q"]
-        .as_f64()
-        .map_or(-1, |q| (q * 1000.0).round() as i32);
+    let q = row["q"].as_f64().map_or(-1, |q| (q * 1000.0).round() as i32);
     Ok(Contact {
         contact: string(row, "contact")?,
         received: string(row, "received")?,
@@ -319,19 +246,12 @@ fn contact(row: &Json) -> anyhow::Result<Contact> {
         callid: string(row, "callid")?,
         cseq: u32::try_from(number("cseq")?)?,
         expires: number("expires")?,
-        ruids: ruids
-            .iter()
-            .filter_map(Json::as_str)
-            .map(str::to_owned)
-            .collect(),
+        ruids: ruids.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
     })
 }
 
 fn string(row: &Json, name: &str) -> anyhow::Result<String> {
-    Ok(row[name]
-        .as_str()
-        .with_context(|| format!("{name} in {row}"))?
-        .to_owned())
+    Ok(row[name].as_str().with_context(|| format!("{name} in {row}"))?.to_owned())
 }
 
 fn value(value: &Json) -> anyhow::Result<Value> {

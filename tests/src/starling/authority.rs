@@ -21,9 +21,7 @@ impl Authority {
     #[must_use]
     pub fn new() -> Self {
         let dir = fresh_dir("ca");
-        run(Command::new(binary())
-            .args(["cert", "ca", "--out"])
-            .arg(&dir));
+        run(Command::new(binary()).args(["cert", "ca", "--out"]).arg(&dir));
         Self { dir }
     }
 
@@ -52,9 +50,5 @@ impl Default for Authority {
 
 fn run(command: &mut Command) {
     let out = command.output().expect("the starling binary runs");
-    assert!(
-        out.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
