@@ -256,6 +256,6 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// How long a change may take to be seen everywhere when nothing is broken. DESIGN asks for a second between
+/// How long a change may take to be seen everywhere when nothing is broken. The aim is a second between
 /// two servers; this leaves room for a machine that does other things, and is no measurement.
 pub const PROMPTLY: Duration = Duration::from_secs(1);

@@ -110,7 +110,7 @@ fn contact_without(field: &str) -> String {
     row.to_string()
 }
 
-/// Bodies that kill, hang or confuse a real server, and truncations: channel, body, status, per WIRE 11.
+/// Bodies that kill, hang or confuse a real server, and truncations: channel, body, status, per docs/kdmq.md 11.
 fn killers() -> Vec<(&'static str, String, &'static [u16])> {
     let usrloc: Vec<(String, &'static [u16])> = vec![
         ("{}".into(), &[400]),
