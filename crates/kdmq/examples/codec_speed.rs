@@ -40,50 +40,31 @@ fn take_in(bytes: &[u8]) -> usize {
 }
 
 fn main() {
-    for (what, bytes) in [
-        ("usrloc update", UPDATE),
-        ("usrloc multi of 3", MULTI),
-        ("htable set", SET),
-        ("17 cells", CELLS),
-    ] {
+    for (what, bytes) in
+        [("usrloc update", UPDATE), ("usrloc multi of 3", MULTI), ("htable set", SET), ("17 cells", CELLS)]
+    {
         let length = bytes.len();
-        best_ns(
-            &format!("SIP and JSON of {what}, {length} bytes, to typed actions"),
-            || {
-                black_box(take_in(black_box(bytes)));
-            },
-        );
+        best_ns(&format!("SIP and JSON of {what}, {length} bytes, to typed actions"), || {
+            black_box(take_in(black_box(bytes)));
+        });
     }
     let message = sip::parse(UPDATE).expect("a SIP message");
     let body = message.body;
-    best_ns(
-        &format!("JSON of usrloc update alone, {} bytes", body.len()),
-        || {
-            drop(black_box(usrloc::decode(black_box(body))));
-        },
-    );
+    best_ns(&format!("JSON of usrloc update alone, {} bytes", body.len()), || {
+        drop(black_box(usrloc::decode(black_box(body))));
+    });
     let batch = usrloc::decode(body).expect("actions");
-    let [Action::Update(row)] = batch.actions.as_slice() else {
-        panic!("one update")
-    };
+    let [Action::Update(row)] = batch.actions.as_slice() else { panic!("one update") };
     let contact = &row.contact;
     best_ns("contact to usrloc update", || {
-        let body =
-            usrloc::encode_update(&row.aor, black_box(contact), &contact.ruid, Generation::V5);
+        let body = usrloc::encode_update(&row.aor, black_box(contact), &contact.ruid, Generation::V5);
         drop(black_box(body));
     });
-    best_ns("contact to cell member", || {
-        drop(black_box(black_box(contact).member()))
-    });
+    best_ns("contact to cell member", || drop(black_box(black_box(contact).member())));
     let member = contact.member();
-    best_ns("contact to cell body", || {
-        drop(black_box(black_box(contact).encode(&member)))
-    });
+    best_ns("contact to cell body", || drop(black_box(black_box(contact).encode(&member))));
     let cell = contact.encode(&member);
-    best_ns(
-        &format!("cell body of {} bytes to contact", cell.len()),
-        || {
-            drop(black_box(Contact::decode(black_box(&cell), &member)));
-        },
-    );
+    best_ns(&format!("cell body of {} bytes to contact", cell.len()), || {
+        drop(black_box(Contact::decode(black_box(&cell), &member)));
+    });
 }

@@ -35,12 +35,7 @@ pub struct ChannelKind {
 
 /// The channels with a name of their own. A new channel is a module and a line here.
 pub const CHANNELS: &[ChannelKind] = &[
-    ChannelKind {
-        channel: Channel::Notification,
-        name: "notification_peer",
-        content_type: "text/plain",
-        sync: None,
-    },
+    ChannelKind { channel: Channel::Notification, name: "notification_peer", content_type: "text/plain", sync: None },
     ChannelKind {
         channel: Channel::Usrloc,
         name: "usrloc",
@@ -53,18 +48,8 @@ pub const CHANNELS: &[ChannelKind] = &[
         content_type: "application/json",
         sync: Some(crate::htable::SYNC),
     },
-    ChannelKind {
-        channel: Channel::Dialog,
-        name: "dialog",
-        content_type: "application/json",
-        sync: None,
-    },
-    ChannelKind {
-        channel: Channel::Presence,
-        name: "presence",
-        content_type: "application/json",
-        sync: None,
-    },
+    ChannelKind { channel: Channel::Dialog, name: "dialog", content_type: "application/json", sync: None },
+    ChannelKind { channel: Channel::Presence, name: "presence", content_type: "application/json", sync: None },
 ];
 
 impl<'a> Channel<'a> {
@@ -100,10 +85,7 @@ mod tests {
 
     #[test]
     fn a_name_in_other_letter_case_is_another_channel() {
-        assert_eq!(
-            Channel::from_user(b"USRLOC"),
-            Channel::Custom(BStr::new("USRLOC"))
-        );
+        assert_eq!(Channel::from_user(b"USRLOC"), Channel::Custom(BStr::new("USRLOC")));
         assert_eq!(Channel::from_user(b"labchan").name(), "labchan");
     }
 }

@@ -89,13 +89,8 @@ impl DecodeError {
     pub fn status(&self) -> u16 {
         match self {
             Self::Empty { .. } => 200,
-            Self::UnknownAction {
-                channel: "htable", ..
-            } => 500,
-            Self::Missing {
-                channel: "htable",
-                field: "htname" | "cname",
-            } => 500,
+            Self::UnknownAction { channel: "htable", .. } => 500,
+            Self::Missing { channel: "htable", field: "htname" | "cname" } => 500,
             _ => 400,
         }
     }
@@ -150,8 +145,8 @@ pub enum EncodeError {
     /// A batch without an element, which a real server does not survive.
     #[error("batch is empty")]
     EmptyBatch,
-    /// A node line that the older generation would hang on: no port, a bad host, or a status other
-    /// than `active` and `disabled`.
+    /// A node line that the older generation would hang on: no port, a host that it could not resolve,
+    /// or a status other than `active` and `disabled`.
     #[error("node line has no usable {field}")]
     NodeLine {
         /// Which part.

@@ -9,11 +9,7 @@ use crate::{DecodeError, EncodeError, MAX_BODY};
 
 /// Where and why a body is not JSON.
 pub(crate) fn syntax(channel: &'static str, error: Syntax) -> DecodeError {
-    DecodeError::Syntax {
-        channel,
-        offset: error.offset,
-        reason: error.reason,
-    }
+    DecodeError::Syntax { channel, offset: error.offset, reason: error.reason }
 }
 
 /// Stores the text of a member, or notes why not if nothing was wrong before.
@@ -30,12 +26,7 @@ pub(crate) fn keep_text<'a>(
         Scalar::Text(text) if text.len() <= max => *slot = text,
         Scalar::Text(text) => {
             let len = text.len();
-            problem.get_or_insert(DecodeError::TooLong {
-                channel,
-                field,
-                len,
-                max,
-            });
+            problem.get_or_insert(DecodeError::TooLong { channel, field, len, max });
         }
         Scalar::Number(_) | Scalar::Other => {
             problem.get_or_insert(DecodeError::WrongType { channel, field });

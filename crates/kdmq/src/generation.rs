@@ -28,9 +28,7 @@ impl Generation {
             .take(4)
             .copied()
             .collect();
-        let major = std::str::from_utf8(&digits)
-            .ok()
-            .and_then(|digits| digits.parse::<u16>().ok());
+        let major = std::str::from_utf8(&digits).ok().and_then(|digits| digits.parse::<u16>().ok());
         match major {
             Some(6..) if name.eq_ignore_ascii_case(NAME) => Self::V6,
             _ => Self::V5,
@@ -44,31 +42,11 @@ mod tests {
 
     #[test]
     fn the_major_version_in_the_agent_tells_the_generation() {
-        for agent in [
-            "kamailio (6.2.0-dev1 (x86_64/linux))",
-            "Kamailio (6.0.0)",
-            "kamailio/7.0",
-            "kamailio (10.1)",
-        ] {
-            assert_eq!(
-                Generation::from_agent(agent.as_bytes()),
-                Generation::V6,
-                "{agent}"
-            );
+        for agent in ["kamailio (6.2.0-dev1 (x86_64/linux))", "Kamailio (6.0.0)", "kamailio/7.0", "kamailio (10.1)"] {
+            assert_eq!(Generation::from_agent(agent.as_bytes()), Generation::V6, "{agent}");
         }
-        for agent in [
-            "kamailio (5.6.3 (x86_64/linux))",
-            "kamailio (5.8.2)",
-            "OpenSER (6.1)",
-            "kamailio",
-            "",
-            "6.0",
-        ] {
-            assert_eq!(
-                Generation::from_agent(agent.as_bytes()),
-                Generation::V5,
-                "{agent}"
-            );
+        for agent in ["kamailio (5.6.3 (x86_64/linux))", "kamailio (5.8.2)", "OpenSER (6.1)", "kamailio", "", "6.0"] {
+            assert_eq!(Generation::from_agent(agent.as_bytes()), Generation::V5, "{agent}");
         }
     }
 }

@@ -25,16 +25,10 @@ impl CallIdCounter {
         let pid = pid.strip_prefix(b"-")?;
         let digits = |text: &[u8], radix| {
             let plain = text.iter().all(u8::is_ascii_alphanumeric);
-            std::str::from_utf8(text)
-                .ok()
-                .filter(|_| plain)
-                .and_then(|t| u64::from_str_radix(t, radix).ok())
+            std::str::from_utf8(text).ok().filter(|_| plain).and_then(|t| u64::from_str_radix(t, radix).ok())
         };
         let pid = u32::try_from(digits(pid, 10)?).ok()?;
-        Some(Self {
-            counter: digits(counter, 16)?,
-            pid,
-        })
+        Some(Self { counter: digits(counter, 16)?, pid })
     }
 
     /// Whether `other` comes from the same life of the same server.

@@ -10,9 +10,12 @@
 //!
 //! # What is strict
 //!
-//! A single bad line makes 5.6 hang for good. So every line ends with CRLF and has a port, only
-//! `active` and `disabled` are ever said, and the list stays below the buffer in which servers build
-//! their own.
+//! A single bad line makes 5.6 hang for good, and a host that it cannot resolve is one: a name, or an
+//! IPv6 address where the server has no IPv6 socket. So hosts are addresses, IPv6 ones only beside our
+//! own; every line ends with CRLF and has a port; only `active` and `disabled` are ever said; and the
+//! list stays below the buffer in which servers build their own.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bstr::BStr;
 use memchr::memchr;
@@ -44,13 +47,7 @@ pub enum Status {
 }
 
 impl Status {
-    const ALL: [Self; 5] = [
-        Self::Active,
-        Self::Pending,
-        Self::Timeout,
-        Self::NotActive,
-        Self::Disabled,
-    ];
+    const ALL: [Self; 5] = [Self::Active, Self::Pending, Self::Timeout, Self::NotActive, Self::Disabled];
 
     /// The word on the wire.
     pub fn word(self) -> &'static str {
@@ -111,12 +108,7 @@ pub struct NodeLine<'a> {
 
 impl<'a> NodeLine<'a> {
     /// A line of our own, for [`encode`].
-    pub fn new(
-        host: &'a (impl AsRef<[u8]> + ?Sized),
-        port: u16,
-        transport: Transport,
-        status: Status,
-    ) -> Self {
+    pub fn new(host: &'a (impl AsRef<[u8]> + ?Sized), port: u16, transport: Transport, status: Status) -> Self {
         Self {
             host: BStr::new(host),
             port: Some(port),
@@ -142,19 +134,11 @@ impl<'a> NodeLine<'a> {
         if !is_host(host) {
             return None;
         }
-        let mut node = Self {
-            host: BStr::new(host),
-            port,
-            transport: None,
-            status: None,
-            raw: BStr::new(line),
-        };
+        let mut node = Self { host: BStr::new(host), port, transport: None, status: None, raw: BStr::new(line) };
         for param in params.split(|&byte| byte == b';') {
             let (name, value) = cut(param, b'=');
             if name.eq_ignore_ascii_case(b"status") {
-                let known = Status::ALL
-                    .into_iter()
-                    .find(|status| value == status.word().as_bytes());
+                let known = Status::ALL.into_iter().find(|status| value == status.word().as_bytes());
                 node.status = Some(known?);
             } else if name.eq_ignore_ascii_case(b"transport") {
                 let is_it = |t: &Transport| value.eq_ignore_ascii_case(t.word().as_bytes());
@@ -180,36 +164,31 @@ pub fn decode(body: &[u8]) -> (Vec<NodeLine<'_>>, u32) {
     (nodes, bad)
 }
 
-/// Encodes a list that every server survives.
+/// Encodes a list that every server survives. Its first line is the sender's own: a server that
+/// talks to an IPv6 address has IPv6, and then others may stand in the list too.
 ///
 /// # Errors
 /// [`EncodeError::NodeLine`] if a line lacks a port, a status of `active` or `disabled`, or a host
-/// that can stand in a URI; [`EncodeError::TooLong`] beyond [`MAX_NODES`] lines or [`MAX_LIST`] bytes.
+/// that is an address which the server understands; [`EncodeError::TooLong`] beyond [`MAX_NODES`]
+/// lines or [`MAX_LIST`] bytes.
 pub fn encode(nodes: &[NodeLine<'_>]) -> Result<Vec<u8>, EncodeError> {
     let mut body = Vec::with_capacity(MAX_LIST);
     if nodes.len() > MAX_NODES {
-        return Err(EncodeError::TooLong {
-            len: nodes.len(),
-            max: MAX_NODES,
-        });
+        return Err(EncodeError::TooLong { len: nodes.len(), max: MAX_NODES });
     }
+    let has_v6 = nodes.first().is_some_and(|own| own.host.starts_with(b"["));
     for node in nodes {
         let port = node.port.filter(|&port| port != 0);
         let port = port.ok_or(EncodeError::NodeLine { field: "port" })?;
-        let status = node
-            .status
-            .filter(|status| matches!(status, Status::Active | Status::Disabled));
+        let status = node.status.filter(|status| matches!(status, Status::Active | Status::Disabled));
         let status = status.ok_or(EncodeError::NodeLine { field: "status" })?;
-        if !is_host(node.host) {
+        if !is_address(node.host, has_v6) {
             return Err(EncodeError::NodeLine { field: "host" });
         }
         body.extend_from_slice(b"sip:");
         body.extend_from_slice(node.host);
         body.extend_from_slice(format!(":{port}").as_bytes());
-        if let Some(transport) = node
-            .transport
-            .filter(|&transport| transport != Transport::Udp)
-        {
+        if let Some(transport) = node.transport.filter(|&transport| transport != Transport::Udp) {
             body.extend_from_slice(format!(";transport={}", transport.word()).as_bytes());
         }
         body.extend_from_slice(format!(";status={}\r\n", status.word()).as_bytes());
@@ -222,16 +201,9 @@ pub fn encode(nodes: &[NodeLine<'_>]) -> Result<Vec<u8>, EncodeError> {
 
 /// A name or an IPv4 address, or an IPv6 address in brackets.
 fn is_host(host: &[u8]) -> bool {
-    let inner = host
-        .strip_prefix(b"[")
-        .and_then(|host| host.strip_suffix(b"]"));
+    let inner = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]"));
     match inner {
-        Some(v6) => {
-            v6.contains(&b':')
-                && v6
-                    .iter()
-                    .all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
-        }
+        Some(v6) => v6.contains(&b':') && v6.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.')),
         None => {
             let is_part = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
             !host.is_empty() && host.len() <= 255 && host.iter().all(is_part)
@@ -239,15 +211,21 @@ fn is_host(host: &[u8]) -> bool {
     }
 }
 
+/// An IPv4 address, or an IPv6 address in brackets if those are allowed.
+fn is_address(host: &[u8], has_v6: bool) -> bool {
+    let text = std::str::from_utf8(host).unwrap_or_default();
+    let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    match inner {
+        Some(v6) => has_v6 && v6.parse::<Ipv6Addr>().is_ok(),
+        None => text.parse::<Ipv4Addr>().is_ok(),
+    }
+}
+
 fn number(digits: &[u8]) -> Option<u16> {
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    std::str::from_utf8(digits)
-        .ok()?
-        .parse()
-        .ok()
-        .filter(|&port| port != 0)
+    std::str::from_utf8(digits).ok()?.parse().ok().filter(|&port| port != 0)
 }
 
 fn cut(text: &[u8], separator: u8) -> (&[u8], &[u8]) {

@@ -13,14 +13,14 @@ use crate::codec::{Fields, RowError, put_int};
 /// Beginning of every hash table's cell table name.
 pub const PREFIX: &str = "htable:";
 
-/// Longest hash table name in bytes; with [`PREFIX`] it fills the 64 bytes of a cell's table name.
-pub const MAX_NAME: usize = 57;
+/// Longest hash table name in bytes; with [`PREFIX`] it fills a cell's table name.
+pub const MAX_NAME: usize = crdt::cell::TABLE_MAX - PREFIX.len();
 
 /// Longest entry name (`cname`) in bytes: the longest cell key.
-pub const MAX_KEY: usize = 1024;
+pub const MAX_KEY: usize = crdt::cell::KEY_MAX;
 
-/// Longest string value in bytes: what fits a cell body of 60 KiB with its kind byte.
-pub const MAX_VALUE: usize = 60 * 1024 - 1;
+/// Longest string value in bytes: what fits a cell body with its kind byte.
+pub const MAX_VALUE: usize = crdt::cell::BODY_MAX - 1;
 
 /// Name of the cell table that holds the entries of hash table `name`.
 pub fn table(name: &str) -> String {
@@ -109,18 +109,9 @@ mod tests {
 
     #[test]
     fn a_body_of_an_unknown_kind_or_with_a_tail_is_an_error() {
-        assert!(matches!(
-            Value::decode(b""),
-            Err(RowError::Truncated { .. })
-        ));
-        assert!(matches!(
-            Value::decode(&[7]),
-            Err(RowError::UnknownFormat { format: 7, .. })
-        ));
-        assert_eq!(
-            Value::decode(&[INT, 2, 9]),
-            Err(RowError::Trailing { count: 1 })
-        );
+        assert!(matches!(Value::decode(b""), Err(RowError::Truncated { .. })));
+        assert!(matches!(Value::decode(&[7]), Err(RowError::UnknownFormat { format: 7, .. })));
+        assert_eq!(Value::decode(&[INT, 2, 9]), Err(RowError::Trailing { count: 1 }));
     }
 
     proptest! {

@@ -1,15 +1,26 @@
 //! The list of table kinds. A new kind is a module and a line here.
 
-/// How the dead cells of a table are forgotten.
-///
-/// Which of the two holds for a hash table is known only with its configuration (whether it has an
-/// `autoexpire`); the kind names the default.
+use crdt::TableRules;
+
+/// How the dead cells of a table are forgotten, before the configuration says for how long it keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgetting {
     /// Every cell has a deadline: forgotten by the time of its write and the table's longest life.
     ByTime,
     /// Cells without a deadline: forgotten when every member is known to have seen the removal.
     Stable,
+}
+
+impl Forgetting {
+    /// The rules of a table whose cells live at most `max_ttl` seconds; they have no such limit in a [`Stable`] one.
+    ///
+    /// [`Stable`]: Forgetting::Stable
+    pub const fn rules(self, max_ttl: u32) -> TableRules {
+        match self {
+            Self::ByTime => TableRules::by_time(max_ttl),
+            Self::Stable => TableRules::STABLE,
+        }
+    }
 }
 
 /// What is known of all tables of one kind.
@@ -23,7 +34,8 @@ pub struct TableKind {
     pub key: &'static str,
     /// What the member of a cell is, for people.
     pub member: &'static str,
-    /// How dead cells are forgotten, unless configured otherwise.
+    /// How dead cells are forgotten. A hash table with `autoexpire` is [`Forgetting::ByTime`] whatever stands here:
+    /// that is known only with its configuration.
     pub forgetting: Forgetting,
 }
 
@@ -59,16 +71,16 @@ mod tests {
 
     #[test]
     fn every_table_name_that_we_make_has_a_kind() {
-        assert_eq!(
-            kind_of(crate::location::TABLE).unwrap().title,
-            "registrations"
-        );
-        assert_eq!(
-            kind_of(&crate::htable::table("plain")).unwrap().title,
-            "hash table"
-        );
+        assert_eq!(kind_of(crate::location::TABLE).unwrap().title, "registrations");
+        assert_eq!(kind_of(&crate::htable::table("plain")).unwrap().title, "hash table");
         assert!(kind_of("locations").is_none());
         assert!(kind_of("").is_none());
+    }
+
+    #[test]
+    fn tables_with_deadlines_forget_by_their_longest_life() {
+        assert_eq!(Forgetting::ByTime.rules(7_200), TableRules::by_time(7_200));
+        assert_eq!(Forgetting::Stable.rules(7_200), TableRules::STABLE);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub use identity::{Member, alias_member, identity, parse_member};
 pub const TABLE: &str = "location";
 
 /// Longest address of record in bytes: the longest cell key.
-pub const MAX_AOR: usize = 1024;
+pub const MAX_AOR: usize = crdt::cell::KEY_MAX;
 
 /// Longest `ruid` in bytes; with its `r:` it fits a cell member.
 pub const MAX_RUID: usize = 512;
@@ -47,6 +47,9 @@ pub const MAX_TEXT: usize = 4096;
 
 /// Longest `xavps` and longest unknown-field text in bytes.
 pub const MAX_JSON: usize = 8192;
+
+/// A contact with every text at its longest, and its numbers, fits a cell body.
+const _: () = assert!(MAX_RUID + MAX_URI + MAX_INSTANCE + 6 * MAX_TEXT + 2 * MAX_JSON + 256 <= crdt::cell::BODY_MAX);
 
 /// The `methods` mask of a contact whose REGISTER had no Allow header.
 pub const ALL_METHODS: u32 = u32::MAX;
@@ -208,9 +211,7 @@ pub fn compare_events(held: &Contact<'_>, new: &Contact<'_>) -> Event {
     match new.cseq.cmp(&held.cseq) {
         Less => Event::Stale,
         Greater => Event::Newer,
-        Equal if held.expires == new.expires && held.last_modified == new.last_modified => {
-            Event::Same
-        }
+        Equal if held.expires == new.expires && held.last_modified == new.last_modified => Event::Same,
         Equal => Event::Unordered,
     }
 }

@@ -23,13 +23,9 @@ pub fn decode(body: &[u8]) -> Result<Action<'_>, DecodeError> {
         return Err(DecodeError::NoBody { channel: CHANNEL });
     }
     let mut reader = Reader::new(body);
-    let root = reader
-        .open(false)
-        .ok_or(DecodeError::NotAnObject { channel: CHANNEL })?;
+    let root = reader.open(false).ok_or(DecodeError::NotAnObject { channel: CHANNEL })?;
     let mut element = Element::default();
-    let cells = element
-        .read(&mut reader, root, true)
-        .map_err(|error| syntax(CHANNEL, error))?;
+    let cells = element.read(&mut reader, root, true).map_err(|error| syntax(CHANNEL, error))?;
     match cells {
         Some(cells) => Ok(Action::Cells(cells)),
         None if !element.seen_any => Err(DecodeError::NotAnObject { channel: CHANNEL }),
@@ -84,14 +80,7 @@ impl<'a> Element<'a> {
             _ => return reader.skip(),
         };
         let mut text = Cow::Borrowed(BStr::new(b""));
-        keep_text(
-            CHANNEL,
-            field,
-            max,
-            reader.scalar()?,
-            &mut text,
-            &mut self.problem,
-        );
+        keep_text(CHANNEL, field, max, reader.scalar()?, &mut text, &mut self.problem);
         *slot = Some(text);
         Ok(())
     }
@@ -132,10 +121,7 @@ impl<'a> Element<'a> {
             (b"expire", None) => "expire",
             _ => "last_modified",
         };
-        self.problem.get_or_insert(DecodeError::WrongType {
-            channel: CHANNEL,
-            field,
-        });
+        self.problem.get_or_insert(DecodeError::WrongType { channel: CHANNEL, field });
     }
 
     fn action(mut self) -> Result<Action<'a>, DecodeError> {
@@ -143,10 +129,7 @@ impl<'a> Element<'a> {
             0 => return Ok(Action::None),
             1..=6 => {}
             action => {
-                return Err(DecodeError::UnknownAction {
-                    channel: CHANNEL,
-                    action,
-                });
+                return Err(DecodeError::UnknownAction { channel: CHANNEL, action });
             }
         }
         if let Some(problem) = self.problem {
@@ -157,44 +140,20 @@ impl<'a> Element<'a> {
         }
         let table = needed("htname", self.table.take())?;
         if let how @ (5 | 6) = self.number {
-            let pattern = self.text.ok_or(DecodeError::Missing {
-                channel: CHANNEL,
-                field: "strval",
-            })?;
+            let pattern = self.text.ok_or(DecodeError::Missing { channel: CHANNEL, field: "strval" })?;
             let how = if how == 5 { How::Regex } else { How::Prefix };
-            let on = if self.mode == 0 {
-                On::Names
-            } else {
-                On::Values
-            };
-            return Ok(Action::RemoveMatching {
-                table,
-                how,
-                on,
-                pattern,
-            });
+            let on = if self.mode == 0 { On::Names } else { On::Values };
+            return Ok(Action::RemoveMatching { table, how, on, pattern });
         }
         let key = needed("cname", self.key.take())?;
         Ok(match self.number {
             2 => {
                 let last_modified = self.last_modified;
-                Action::Set {
-                    table,
-                    key,
-                    value: self.value()?,
-                    last_modified,
-                }
+                Action::Set { table, key, value: self.value()?, last_modified }
             }
             3 => {
-                let missing = DecodeError::Missing {
-                    channel: CHANNEL,
-                    field: "intval",
-                };
-                Action::Expire {
-                    table,
-                    key,
-                    seconds: self.int.ok_or(missing)?,
-                }
+                let missing = DecodeError::Missing { channel: CHANNEL, field: "intval" };
+                Action::Expire { table, key, seconds: self.int.ok_or(missing)? }
             }
             _ => Action::Delete { table, key },
         })
@@ -214,17 +173,12 @@ impl<'a> Element<'a> {
     }
 
     fn value(self) -> Result<Value<'a>, DecodeError> {
-        let is_text = self
-            .kind
-            .map_or(self.text.is_some(), |kind| kind & TYPE_STR != 0);
+        let is_text = self.kind.map_or(self.text.is_some(), |kind| kind & TYPE_STR != 0);
         let (value, field) = match is_text {
             true => (self.text.map(Value::Str), "strval"),
             false => (self.int.map(Value::Int), "intval"),
         };
-        value.ok_or(DecodeError::Missing {
-            channel: CHANNEL,
-            field,
-        })
+        value.ok_or(DecodeError::Missing { channel: CHANNEL, field })
     }
 }
 
@@ -257,19 +211,10 @@ fn cells<'a>(reader: &mut Reader<'a>) -> Result<Cells<'a>, Syntax> {
     Ok(found)
 }
 
-fn needed<'a>(
-    field: &'static str,
-    text: Option<Cow<'a, BStr>>,
-) -> Result<Cow<'a, BStr>, DecodeError> {
-    let text = text.ok_or(DecodeError::Missing {
-        channel: CHANNEL,
-        field,
-    })?;
+fn needed<'a>(field: &'static str, text: Option<Cow<'a, BStr>>) -> Result<Cow<'a, BStr>, DecodeError> {
+    let text = text.ok_or(DecodeError::Missing { channel: CHANNEL, field })?;
     match text.is_empty() {
-        true => Err(DecodeError::Empty {
-            channel: CHANNEL,
-            field,
-        }),
+        true => Err(DecodeError::Empty { channel: CHANNEL, field }),
         false => Ok(text),
     }
 }

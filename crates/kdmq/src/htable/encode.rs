@@ -29,10 +29,7 @@ pub fn encode_set(
         }
         Value::Int(number) => {
             let int = i32::try_from(*number);
-            let int = int.map_err(|_| EncodeError::OutOfRange {
-                field: "intval",
-                value: *number,
-            })?;
+            let int = int.map_err(|_| EncodeError::OutOfRange { field: "intval", value: *number })?;
             object.int("type", 0).int("intval", i64::from(int));
         }
     }
@@ -70,18 +67,10 @@ pub fn encode_delete(table: &[u8], key: &[u8]) -> Result<Vec<u8>, EncodeError> {
     fits(body)
 }
 
-fn begin<'o>(
-    body: &'o mut Vec<u8>,
-    action: i64,
-    table: &[u8],
-    key: &[u8],
-) -> Result<Writer<'o>, EncodeError> {
+fn begin<'o>(body: &'o mut Vec<u8>, action: i64, table: &[u8], key: &[u8]) -> Result<Writer<'o>, EncodeError> {
     check("htname", table, true)?;
     check("cname", key, true)?;
     let mut object = Writer::new(body);
-    object
-        .int("action", action)
-        .text("htname", table)
-        .text("cname", key);
+    object.int("action", action).text("htname", table).text("cname", key);
     Ok(object)
 }

@@ -50,10 +50,7 @@ impl<'a> Reader<'a> {
     }
 
     fn fail<T>(&self, reason: &'static str) -> Result<T, Syntax> {
-        Err(Syntax {
-            offset: self.at,
-            reason,
-        })
+        Err(Syntax { offset: self.at, reason })
     }
 
     fn peek(&self) -> Option<u8> {
@@ -219,18 +216,13 @@ impl<'a> Reader<'a> {
     /// The value of a `\uXXXX` at this place.
     fn hex_unit(&self) -> Option<u32> {
         let digits = self.text.get(self.at..self.at + 6)?.strip_prefix(b"\\u")?;
-        digits.iter().try_fold(0, |unit, &digit| {
-            Some(unit << 4 | char::from(digit).to_digit(16)?)
-        })
+        digits.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)?))
     }
 
     /// Where the number at this place ends.
     fn number_end(&self) -> usize {
         let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
-        let len = self.text[self.at..]
-            .iter()
-            .take_while(|byte| is_part(byte))
-            .count();
+        let len = self.text[self.at..].iter().take_while(|byte| is_part(byte)).count();
         self.at + len
     }
 
@@ -255,9 +247,7 @@ impl<'a> Reader<'a> {
     #[cold]
     fn float(&mut self) -> Result<f64, Syntax> {
         let end = self.number_end();
-        let number = std::str::from_utf8(&self.text[self.at..end])
-            .ok()
-            .and_then(|text| text.parse().ok());
+        let number = std::str::from_utf8(&self.text[self.at..end]).ok().and_then(|text| text.parse().ok());
         match number {
             Some(number) => {
                 self.at = end;

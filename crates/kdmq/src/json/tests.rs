@@ -30,10 +30,7 @@ fn number(json: &[u8]) -> i64 {
 #[test]
 fn escapes_are_undone_as_servers_undo_them() {
     for (json, meaning) in [
-        (
-            br#"{"a":"x\"\\\/\b\f\n\r\ty"}"#.as_slice(),
-            b"x\"\\/\x08\x0c\n\r\ty".as_slice(),
-        ),
+        (br#"{"a":"x\"\\\/\b\f\n\r\ty"}"#.as_slice(), b"x\"\\/\x08\x0c\n\r\ty".as_slice()),
         (br#"{"a":"\u00e9\u20ac"}"#, "é€".as_bytes()),
         (br#"{"a":"\ud83d\udd11"}"#, "🔑".as_bytes()),
         (br#"{"a":"1\u00002\u00003"}"#, b"123"),
@@ -44,12 +41,7 @@ fn escapes_are_undone_as_servers_undo_them() {
         (br#"{"a":"\q"}"#, b"q"),
         (b"{\"a\":\"\xe9\xff\x01\x7f\"}", b"\xe9\xff\x01\x7f"),
     ] {
-        assert_eq!(
-            text(json).as_bstr(),
-            meaning.as_bstr(),
-            "{}",
-            json.as_bstr()
-        );
+        assert_eq!(text(json).as_bstr(), meaning.as_bstr(), "{}", json.as_bstr());
     }
 }
 
@@ -92,11 +84,7 @@ fn text_that_is_not_json_tells_where() {
         ("{\"a\":\"\\\\x\0\"}", 9),
         ("{\"a\":\0}", 5),
     ] {
-        assert_eq!(
-            first(json.as_bytes()).map_err(|e| e.offset),
-            Err(offset),
-            "{json}"
-        );
+        assert_eq!(first(json.as_bytes()).map_err(|e| e.offset), Err(offset), "{json}");
     }
 }
 
@@ -111,15 +99,7 @@ fn a_comma_before_the_end_is_refused() {
 
 #[test]
 fn values_nested_beyond_the_limit_are_refused_without_deep_recursion() {
-    let deep = |n: usize| {
-        [
-            r#"{"a":"#.to_owned(),
-            "[".repeat(n),
-            "]".repeat(n),
-            "}".to_owned(),
-        ]
-        .concat()
-    };
+    let deep = |n: usize| [r#"{"a":"#.to_owned(), "[".repeat(n), "]".repeat(n), "}".to_owned()].concat();
     assert!(first(deep(32).as_bytes()).is_ok());
     assert!(first(deep(33).as_bytes()).is_err());
     assert!(first([r#"{"a":"#, &"[".repeat(60_000)].concat().as_bytes()).is_err());
@@ -130,10 +110,7 @@ fn copied_values_are_compact_and_without_null_members() {
     let mut out = Vec::new();
     let json = b"{ \"a\" : [ 1.50 , 1e2, null, true ] ,\t\"n\" : null, \"s\\u0041\":\"\\u00e9\\/\" , \"o\":{} }";
     Reader::new(json).copy(&mut out).unwrap();
-    assert_eq!(
-        out.as_bstr(),
-        "{\"a\":[1.5,100,null,true],\"sA\":\"é/\",\"o\":{}}"
-    );
+    assert_eq!(out.as_bstr(), "{\"a\":[1.5,100,null,true],\"sA\":\"é/\",\"o\":{}}");
 }
 
 fn written(put: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
@@ -184,25 +161,15 @@ proptest! {
 fn json() -> impl Strategy<Value = String> {
     let string = any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap());
     let float = any::<f64>().prop_map(|number| serde_json::to_string(&number).unwrap());
-    let word =
-        prop::sample::select(vec!["null", "true", "false", "0", "-7"]).prop_map(str::to_owned);
-    let leaf = prop_oneof![
-        string.clone(),
-        float,
-        any::<i64>().prop_map(|n| n.to_string()),
-        word
-    ];
+    let word = prop::sample::select(vec!["null", "true", "false", "0", "-7"]).prop_map(str::to_owned);
+    let leaf = prop_oneof![string.clone(), float, any::<i64>().prop_map(|n| n.to_string()), word];
     leaf.prop_recursive(4, 32, 4, move |inner| {
         let members = prop::collection::vec((string.clone(), inner.clone()), 0..4);
         let object = members.prop_map(|members| {
-            let members: Vec<_> = members
-                .iter()
-                .map(|(name, value)| format!("{name} :{value}"))
-                .collect();
+            let members: Vec<_> = members.iter().map(|(name, value)| format!("{name} :{value}")).collect();
             format!("{{{}}}", members.join(" ,"))
         });
-        let array =
-            prop::collection::vec(inner, 0..4).prop_map(|all| format!("[ {} ]", all.join(", ")));
+        let array = prop::collection::vec(inner, 0..4).prop_map(|all| format!("[ {} ]", all.join(", ")));
         prop_oneof![object, array]
     })
 }

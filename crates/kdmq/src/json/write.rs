@@ -76,10 +76,7 @@ impl<'o> Writer<'o> {
 pub(crate) fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     let mut rest = text;
-    while let Some(at) = rest
-        .iter()
-        .position(|&byte| byte < b' ' || byte == b'"' || byte == b'\\')
-    {
+    while let Some(at) = rest.iter().position(|&byte| byte < b' ' || byte == b'"' || byte == b'\\') {
         let (plain, special) = rest.split_at(at);
         out.extend_from_slice(plain);
         escape(out, special[0]);

@@ -23,20 +23,13 @@ pub fn decode(body: &[u8]) -> Result<Batch<'_>, DecodeError> {
         return Err(DecodeError::NoBody { channel: CHANNEL });
     }
     let mut reader = Reader::new(body);
-    let root = reader
-        .open(false)
-        .ok_or(DecodeError::NotAnObject { channel: CHANNEL })?;
+    let root = reader.open(false).ok_or(DecodeError::NotAnObject { channel: CHANNEL })?;
     let mut element = Element::default();
-    element
-        .read(&mut reader, root, true)
-        .map_err(|error| syntax(CHANNEL, error))?;
+    element.read(&mut reader, root, true).map_err(|error| syntax(CHANNEL, error))?;
     match element.multi.take() {
         Some(batch) => Ok(batch),
         None if !element.seen_any => Err(DecodeError::NotAnObject { channel: CHANNEL }),
-        None => Ok(Batch {
-            actions: vec![element.action()?],
-            ..Batch::default()
-        }),
+        None => Ok(Batch { actions: vec![element.action()?], ..Batch::default() }),
     }
 }
 
@@ -55,12 +48,7 @@ struct Element<'a> {
 }
 
 impl<'a> Element<'a> {
-    fn read(
-        &mut self,
-        reader: &mut Reader<'a>,
-        mut object: Object,
-        is_root: bool,
-    ) -> Result<(), Syntax> {
+    fn read(&mut self, reader: &mut Reader<'a>, mut object: Object, is_root: bool) -> Result<(), Syntax> {
         while let Member::Named(name) = reader.member(&mut object)? {
             self.seen_any = true;
             match name.as_ref() as &[u8] {
@@ -99,14 +87,7 @@ impl<'a> Element<'a> {
             b"instance" => ("instance", location::MAX_INSTANCE, &mut contact.instance),
             _ => return self.number_or_other(name, reader),
         };
-        keep_text(
-            CHANNEL,
-            field,
-            max,
-            reader.scalar()?,
-            slot,
-            &mut self.problem,
-        );
+        keep_text(CHANNEL, field, max, reader.scalar()?, slot, &mut self.problem);
         Ok(())
     }
 
@@ -134,15 +115,9 @@ impl<'a> Element<'a> {
         let problem = match reader.scalar()? {
             Scalar::Number(number) => match keep_number(&mut self.row.contact, field, number) {
                 Some(()) => return Ok(()),
-                None => DecodeError::OutOfRange {
-                    channel: CHANNEL,
-                    field,
-                },
+                None => DecodeError::OutOfRange { channel: CHANNEL, field },
             },
-            Scalar::Text(_) | Scalar::Other => DecodeError::WrongType {
-                channel: CHANNEL,
-                field,
-            },
+            Scalar::Text(_) | Scalar::Other => DecodeError::WrongType { channel: CHANNEL, field },
         };
         self.problem.get_or_insert(problem);
         Ok(())
@@ -208,10 +183,7 @@ impl<'a> Element<'a> {
             2 => Action::Remove,
             3 => return Ok(Action::Sync),
             action => {
-                return Err(DecodeError::UnknownAction {
-                    channel: CHANNEL,
-                    action,
-                });
+                return Err(DecodeError::UnknownAction { channel: CHANNEL, action });
             }
         };
         if let Some(problem) = self.problem {
@@ -226,16 +198,10 @@ impl<'a> Element<'a> {
         for (field, seen, empty, is_needed) in needed {
             match (is_needed, seen, empty) {
                 (true, false, _) => {
-                    return Err(DecodeError::Missing {
-                        channel: CHANNEL,
-                        field,
-                    });
+                    return Err(DecodeError::Missing { channel: CHANNEL, field });
                 }
                 (true, true, true) => {
-                    return Err(DecodeError::Empty {
-                        channel: CHANNEL,
-                        field,
-                    });
+                    return Err(DecodeError::Empty { channel: CHANNEL, field });
                 }
                 _ => {}
             }
@@ -250,9 +216,7 @@ fn keep_number(contact: &mut Contact<'_>, field: &str, number: i64) -> Option<()
         "expires" => contact.expires = u64::try_from(number).ok()?,
         "last_modified" => contact.last_modified = u64::try_from(number).ok()?,
         "q" => {
-            let q = i32::try_from(number)
-                .ok()
-                .filter(|q| (0..=1000).contains(q));
+            let q = i32::try_from(number).ok().filter(|q| (0..=1000).contains(q));
             contact.q = q.unwrap_or(NO_Q);
         }
         _ => {

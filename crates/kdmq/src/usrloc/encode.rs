@@ -53,23 +53,14 @@ const MULTI_END: &[u8] = b"}}";
 impl Multi {
     /// An empty batch for servers that understand `form`.
     pub fn new(form: impl Into<Form>) -> Self {
-        Self {
-            body: MULTI.to_vec(),
-            count: 0,
-            form: form.into(),
-        }
+        Self { body: MULTI.to_vec(), count: 0, form: form.into() }
     }
 
     /// Adds what [`encode_update`] would send.
     ///
     /// # Errors
     /// As there; `TooLong` if the batch would become so. The batch is then as it was.
-    pub fn push_update(
-        &mut self,
-        aor: &[u8],
-        contact: &Contact<'_>,
-        ruid: &[u8],
-    ) -> Result<(), EncodeError> {
+    pub fn push_update(&mut self, aor: &[u8], contact: &Contact<'_>, ruid: &[u8]) -> Result<(), EncodeError> {
         let form = self.form;
         self.push(|body| put_update(body, aor, contact, ruid, form, false))
     }
@@ -82,16 +73,12 @@ impl Multi {
         self.push(|body| put_remove(body, aor, ruid))
     }
 
-    fn push(
-        &mut self,
-        put: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
-    ) -> Result<(), EncodeError> {
+    fn push(&mut self, put: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>) -> Result<(), EncodeError> {
         let before = self.body.len();
         if self.count > 0 {
             self.body.push(b',');
         }
-        self.body
-            .extend_from_slice(format!("\"{}\":", self.count + 1).as_bytes());
+        self.body.extend_from_slice(format!("\"{}\":", self.count + 1).as_bytes());
         let put = put(&mut self.body).and_then(|()| match self.len_bytes() {
             ..=MAX_BODY => Ok(()),
             len => Err(EncodeError::TooLong { len, max: MAX_BODY }),

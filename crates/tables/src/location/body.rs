@@ -40,11 +40,7 @@ impl<'a> Contact<'a> {
             (bit::INSTANCE, self.instance.as_ref(), instance),
             (bit::RECEIVED, self.received.as_ref(), BStr::new(b"")),
             (bit::PATH, self.path.as_ref(), BStr::new(b"")),
-            (
-                bit::USER_AGENT,
-                self.user_agent.as_ref(),
-                BStr::new(NO_USER_AGENT),
-            ),
+            (bit::USER_AGENT, self.user_agent.as_ref(), BStr::new(NO_USER_AGENT)),
             (bit::SOCK, self.sock.as_ref(), BStr::new(b"")),
             (bit::SOCKNAME, self.sockname.as_ref(), BStr::new(b"")),
         ];
@@ -64,10 +60,7 @@ impl<'a> Contact<'a> {
         put_uint(&mut body, u64::from(self.cseq));
         put_uint(&mut body, self.expires);
         // A registration's length is short where two absolute times are long.
-        put_int(
-            &mut body,
-            self.expires.wrapping_sub(self.last_modified) as i64,
-        );
+        put_int(&mut body, self.expires.wrapping_sub(self.last_modified) as i64);
         for (bit, text, _) in texts.iter().filter(|(_, text, told)| text != told) {
             mask |= bit;
             put_text(&mut body, text);
@@ -99,10 +92,7 @@ impl<'a> Contact<'a> {
         let mut fields = Fields(body);
         let format = fields.byte("format")?;
         if format != FORMAT {
-            return Err(RowError::UnknownFormat {
-                format,
-                known: FORMAT,
-            });
+            return Err(RowError::UnknownFormat { format, known: FORMAT });
         }
         let mask = u16::from_le_bytes([fields.byte("mask")?, fields.byte("mask")?]);
         if mask >= bit::SERVER_ID << 1 {
@@ -116,11 +106,7 @@ impl<'a> Contact<'a> {
         let last_modified = expires.wrapping_sub(fields.int("last_modified")? as u64);
 
         let mut text = |bit, field, default: &'a BStr| -> Result<Cow<'a, BStr>, RowError> {
-            let text = if has(bit) {
-                fields.text(field)?
-            } else {
-                default
-            };
+            let text = if has(bit) { fields.text(field)? } else { default };
             Ok(Cow::Borrowed(text))
         };
         let none = BStr::new(b"");
@@ -137,23 +123,14 @@ impl<'a> Contact<'a> {
             user_agent: text(bit::USER_AGENT, "user_agent", BStr::new(NO_USER_AGENT))?,
             sock: text(bit::SOCK, "sock", none)?,
             sockname: text(bit::SOCKNAME, "sockname", none)?,
-            xavps: has(bit::XAVPS)
-                .then(|| text(bit::XAVPS, "xavps", none))
-                .transpose()?,
-            unknown: has(bit::UNKNOWN)
-                .then(|| text(bit::UNKNOWN, "unknown", none))
-                .transpose()?,
+            xavps: has(bit::XAVPS).then(|| text(bit::XAVPS, "xavps", none)).transpose()?,
+            unknown: has(bit::UNKNOWN).then(|| text(bit::UNKNOWN, "unknown", none)).transpose()?,
             ..Self::default()
         };
         contact.with_numbers(fields, mask, reg_id)
     }
 
-    fn with_numbers(
-        mut self,
-        mut fields: Fields<'a>,
-        mask: u16,
-        reg_id: u32,
-    ) -> Result<Self, RowError> {
+    fn with_numbers(mut self, mut fields: Fields<'a>, mask: u16, reg_id: u32) -> Result<Self, RowError> {
         if mask & bit::Q != 0 {
             let q = fields.int("q")?;
             self.q = i32::try_from(q).map_err(|_| RowError::OutOfRange { field: "q" })?;

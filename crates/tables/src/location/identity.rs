@@ -1,15 +1,13 @@
 //! Which cell a contact is: its member within the AoR.
 
 use bstr::BStr;
+use crdt::cell::MEMBER_MAX;
 
 use crate::codec::RowError;
 
 const INSTANCE: &[u8] = b"i:";
 const URI: &[u8] = b"u:";
 const RUID: &[u8] = b"r:";
-
-/// Longest cell member, bytes.
-const MAX_MEMBER: usize = 1024;
 
 /// The member of a contact: its instance and reg-id where it has an instance (RFC 5626), else its
 /// contact URI, normalised by [`sip::normalised`] so that spellings of one address are one device.
@@ -19,7 +17,7 @@ const MAX_MEMBER: usize = 1024;
 pub fn identity(uri: &[u8], instance: &[u8], reg_id: u32) -> Vec<u8> {
     if instance.is_empty() {
         let normal = sip::normalised(uri);
-        let fits = URI.len() + normal.len() <= MAX_MEMBER;
+        let fits = URI.len() + normal.len() <= MEMBER_MAX;
         return [URI, if fits { &normal } else { uri }].concat();
     }
     [INSTANCE, instance, b"#", reg_id.to_string().as_bytes()].concat()
@@ -61,20 +59,9 @@ pub(super) fn device(member: &[u8]) -> Result<Device<'_>, RowError> {
     if let Some(uri) = member.strip_prefix(URI) {
         return Ok(Device::Uri(BStr::new(uri)));
     }
-    let rest = member
-        .strip_prefix(INSTANCE)
-        .ok_or(RowError::UnknownMember)?;
-    let hash = rest
-        .iter()
-        .rposition(|&byte| byte == b'#')
-        .ok_or(RowError::UnknownMember)?;
+    let rest = member.strip_prefix(INSTANCE).ok_or(RowError::UnknownMember)?;
+    let hash = rest.iter().rposition(|&byte| byte == b'#').ok_or(RowError::UnknownMember)?;
     let (instance, digits) = rest.split_at(hash);
-    let reg_id = digits
-        .get(1..)
-        .and_then(|d| std::str::from_utf8(d).ok())
-        .and_then(|d| d.parse().ok());
-    Ok(Device::Instance(
-        BStr::new(instance),
-        reg_id.ok_or(RowError::UnknownMember)?,
-    ))
+    let reg_id = digits.get(1..).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| d.parse().ok());
+    Ok(Device::Instance(BStr::new(instance), reg_id.ok_or(RowError::UnknownMember)?))
 }

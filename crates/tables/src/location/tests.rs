@@ -34,22 +34,13 @@ fn spellings_of_one_uri_are_one_device() {
 #[test]
 fn an_instance_is_the_device_whatever_its_uri() {
     let instance = b"<urn:uuid:0-1>";
-    assert_eq!(
-        identity(b"sip:a@1.2.3.4", instance, 1),
-        identity(b"sip:a@5.6.7.8", instance, 1)
-    );
-    assert_ne!(
-        identity(b"sip:a@1.2.3.4", instance, 1),
-        identity(b"sip:a@1.2.3.4", instance, 2)
-    );
+    assert_eq!(identity(b"sip:a@1.2.3.4", instance, 1), identity(b"sip:a@5.6.7.8", instance, 1));
+    assert_ne!(identity(b"sip:a@1.2.3.4", instance, 1), identity(b"sip:a@1.2.3.4", instance, 2));
 }
 
 #[test]
 fn devices_and_ruid_aliases_never_share_a_member() {
-    assert_eq!(
-        parse_member(&alias_member(b"uloc-1")),
-        Member::Ruid(b"uloc-1")
-    );
+    assert_eq!(parse_member(&alias_member(b"uloc-1")), Member::Ruid(b"uloc-1"));
     assert_eq!(parse_member(&identity(b"r:x", b"", 0)), Member::Device);
     assert_eq!(parse_member(&identity(b"", b"r:", 0)), Member::Device);
 }
@@ -66,24 +57,15 @@ fn a_uri_whose_normal_form_is_too_long_for_a_member_is_kept_as_written() {
 fn a_usual_contact_is_small_and_does_not_repeat_its_member() {
     let contact = phone();
     let body = contact.encode(&contact.member());
-    assert!(
-        !body.windows(5).any(|part| part == b"alice"),
-        "URI said twice"
-    );
+    assert!(!body.windows(5).any(|part| part == b"alice"), "URI said twice");
     assert!(body.len() <= 56, "{} bytes", body.len());
 }
 
 #[test]
 fn a_uri_in_another_spelling_than_its_member_survives() {
-    let contact = Contact {
-        uri: text("SIP:alice@Example.org"),
-        ..phone()
-    };
+    let contact = Contact { uri: text("SIP:alice@Example.org"), ..phone() };
     let member = contact.member();
-    assert_eq!(
-        Contact::decode(&contact.encode(&member), &member).unwrap(),
-        contact
-    );
+    assert_eq!(Contact::decode(&contact.encode(&member), &member).unwrap(), contact);
 }
 
 #[test]
@@ -91,46 +73,22 @@ fn bodies_of_other_versions_and_members_of_other_kinds_are_errors() {
     let member = phone().member();
     let mut body = phone().encode(&member);
     assert_eq!(Contact::decode(&body, b"x:1"), Err(RowError::UnknownMember));
-    assert_eq!(
-        Contact::decode(&body, &alias_member(b"r")),
-        Err(RowError::UnknownMember)
-    );
+    assert_eq!(Contact::decode(&body, &alias_member(b"r")), Err(RowError::UnknownMember));
     body.push(0);
-    assert_eq!(
-        Contact::decode(&body, &member),
-        Err(RowError::Trailing { count: 1 })
-    );
+    assert_eq!(Contact::decode(&body, &member), Err(RowError::Trailing { count: 1 }));
     body[2] |= 0x80;
-    assert_eq!(
-        Contact::decode(&body, &member),
-        Err(RowError::OutOfRange { field: "mask" })
-    );
+    assert_eq!(Contact::decode(&body, &member), Err(RowError::OutOfRange { field: "mask" }));
     body[0] = 9;
-    assert_eq!(
-        Contact::decode(&body, &member),
-        Err(RowError::UnknownFormat {
-            format: 9,
-            known: 1
-        })
-    );
+    assert_eq!(Contact::decode(&body, &member), Err(RowError::UnknownFormat { format: 9, known: 1 }));
 }
 
 #[test]
 fn every_prefix_of_a_body_is_an_error() {
-    let contact = Contact {
-        q: 500,
-        methods: 527,
-        path: text("<sip:e;lr>"),
-        ..phone()
-    };
+    let contact = Contact { q: 500, methods: 527, path: text("<sip:e;lr>"), ..phone() };
     let member = contact.member();
     let body = contact.encode(&member);
     for len in 0..body.len() {
-        assert!(
-            Contact::decode(&body[..len], &member).is_err(),
-            "{len} of {}",
-            body.len()
-        );
+        assert!(Contact::decode(&body[..len], &member).is_err(), "{len} of {}", body.len());
     }
 }
 
@@ -139,11 +97,7 @@ fn a_permanent_contact_is_a_lease_and_none_outlives_the_table() {
     assert_eq!(deadline(0, 1_000, 600), 1_600);
     assert_eq!(deadline(1_100, 1_000, 600), 1_100);
     assert_eq!(deadline(u64::MAX, 1_000, 600), 1_600);
-    assert_eq!(
-        deadline(900, 1_000, 600),
-        900,
-        "one that has ended has ended"
-    );
+    assert_eq!(deadline(900, 1_000, 600), 900, "one that has ended has ended");
 }
 
 #[test]
@@ -158,37 +112,17 @@ fn within_one_call_id_the_cseq_decides() {
 #[test]
 fn equal_cseqs_with_other_times_and_other_call_ids_are_not_ordered_by_sip() {
     let held = phone();
-    let moved = Contact {
-        last_modified: held.last_modified + 1,
-        ..phone()
-    };
+    let moved = Contact { last_modified: held.last_modified + 1, ..phone() };
     assert_eq!(compare_events(&held, &moved), Event::Unordered);
-    let other = Contact {
-        callid: text("c-2@phone"),
-        cseq: 1,
-        ..phone()
-    };
+    let other = Contact { callid: text("c-2@phone"), cseq: 1, ..phone() };
     assert_eq!(compare_events(&held, &other), Event::Unordered);
-    let none = Contact {
-        callid: text(""),
-        ..phone()
-    };
-    assert_eq!(
-        compare_events(&none, &none),
-        Event::Unordered,
-        "no Call-ID is nobody's"
-    );
+    let none = Contact { callid: text(""), ..phone() };
+    assert_eq!(compare_events(&none, &none), Event::Unordered, "no Call-ID is nobody's");
 }
 
 fn bytes() -> impl Strategy<Value = Cow<'static, BStr>> {
     let odd = prop::collection::vec(any::<u8>(), 0..24);
-    let usual = prop::sample::select(vec![
-        "",
-        "n/a",
-        "sip:alice@h:5060",
-        "SIP:a@H",
-        "<urn:uuid:1>",
-    ]);
+    let usual = prop::sample::select(vec!["", "n/a", "sip:alice@h:5060", "SIP:a@H", "<urn:uuid:1>"]);
     let usual = usual.prop_map(|text| text.as_bytes().to_vec());
     prop_oneof![odd, usual].prop_map(|text| Cow::Owned(BString::from(text)))
 }
