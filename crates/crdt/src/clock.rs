@@ -3,7 +3,7 @@
 //! A clock is a set of dots, and joins are unions. Prefixes are a [`crdts::VClock`]; holes come from pushes that were
 //! lost, and go when a sync session fills them.
 //!
-//! An origin that is **retired** (RULES, "Origins") stays in the clock as a mark beside its last prefix. The mark is a
+//! An origin that is **retired** (docs/rules.md) stays in the clock as a mark beside its last prefix. The mark is a
 //! state above every unmarked one: a clock with it covers all that the origin ever wrote, and joins keep it. It costs 9
 //! bytes, and says to a node that comes back after years that what it holds of that origin is dead. Without it, such a
 //! node could not be told from one that brings news.

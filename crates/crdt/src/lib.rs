@@ -3,7 +3,7 @@
 //! Everything replicated is a **cell** ([`CellRef`]), named by table, key and member. Of two versions of a cell the one
 //! with the greater [`Order`] wins; no other merge rule exists. A [`Replica`] holds cells and a [`Clock`] of the writes
 //! that it has taken in, and keeps the rules under which forgetting, sessions, crashes and wrong clocks do not break that
-//! lattice. They are called R1 to R9 throughout:
+//! lattice. They are those of docs/rules.md, and called R1 to R9 throughout:
 //!
 //! - **R1** tables with deadlines forget by the time of the write ([`Forget::ByTime`]),
 //! - **R2** a sync session owes what was missing when it began ([`Replica::open_outgoing`]),

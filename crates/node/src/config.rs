@@ -27,7 +27,7 @@ pub struct Config {
     pub durable: bool,
     /// Largest tolerated clock offset to a peer, milliseconds (R3).
     pub max_skew_ms: u64,
-    /// How long a node that is away stays a member whom forgetting waits for, seconds (R5, 18).
+    /// How long a node that is away stays a member whom forgetting waits for, seconds (docs/rules.md R5 and 18).
     pub forget_after_s: u64,
     /// Failure detector timing.
     pub timing: Timing,
@@ -126,7 +126,7 @@ pub struct DmqPeer {
     pub transport: SipTransport,
 }
 
-/// What the node list says (DESIGN 4).
+/// What the node list says (docs/kdmq.md 2.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DmqMode {
     /// Only this node: sites meet over QUIC.

@@ -1,4 +1,4 @@
-//! Retirement of closed origins (RULES, "Origins").
+//! Retirement of closed origins (docs/rules.md, "Origins").
 //!
 //! An origin is closed when it is no member's current one. It is retired when no cell shows a dot of it, every member is
 //! known to cover all of it that we do, and twice `forget_after` has passed since it was first seen closed. Its entry in
