@@ -6,7 +6,7 @@ use super::write::latest_deadline;
 use super::{Facts, Replica};
 use crate::cell::{CellError, CellRef};
 use crate::change::{Cause, Merged};
-use crate::ids::Wall;
+use crate::ids::{Dot, Wall};
 use crate::order::Order;
 use crate::store::slots::{Slot, TableId};
 
@@ -28,6 +28,16 @@ impl Replica {
     /// Merges a cell that a peer pushed. `via` is carried to the change.
     pub fn merge_pushed(&mut self, now: Wall, bytes: &[u8], via: u32) -> Merged {
         self.merge(now, bytes, Cause::Pushed, via)
+    }
+
+    /// Covers dots whose versions a pushed cell overwrote before they could be pushed themselves. To be called after that
+    /// cell was merged: what it overwrote is dead then, wherever it was written.
+    pub fn cover_overwritten(&mut self, dots: impl IntoIterator<Item = Dot>) {
+        for dot in dots {
+            if dot.seq > 0 && dot.origin != self.origin && !self.clock.is_retired(dot.origin) {
+                self.clock.insert(dot);
+            }
+        }
     }
 
     pub(super) fn merge(&mut self, now: Wall, bytes: &[u8], cause: Cause, via: u32) -> Merged {
