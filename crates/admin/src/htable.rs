@@ -32,7 +32,7 @@ pub struct Entry {
 
 /// A value: a JSON string or integer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a value is a JSON string or an integer of at most 64 bits")]
 pub enum Value {
     /// An integer; Kamailio's are 32 bits wide.
     Int(i64),

@@ -37,9 +37,7 @@ mod node;
 pub mod percent;
 pub mod rpc;
 
-pub use htable::{
-    DeleteMatching, Deleted, Entry, EntryInc, EntrySet, Htable, Incremented, MatchOn, Value,
-};
+pub use htable::{DeleteMatching, Deleted, Entry, EntryInc, EntrySet, Htable, Incremented, MatchOn, Value};
 pub use location::{Contact, Location, LocationAdd};
 pub use node::{Change, ChangeKind, Digest, Member, MemberState, Peer, Status, TableDigest};
 

@@ -34,15 +34,11 @@ pub fn decode(text: impl AsRef<[u8]>) -> Vec<u8> {
 }
 
 fn hex_digit(nibble: u8) -> char {
-    char::from_digit(nibble.into(), 16)
-        .unwrap_or('0')
-        .to_ascii_uppercase()
+    char::from_digit(nibble.into(), 16).unwrap_or('0').to_ascii_uppercase()
 }
 
 fn hex_value(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|v| u8::try_from(v).ok())
+    char::from(digit).to_digit(16).and_then(|v| u8::try_from(v).ok())
 }
 
 #[cfg(test)]
@@ -57,10 +53,7 @@ mod tests {
 
     #[test]
     fn reserved_characters_are_encoded_in_upper_case() {
-        assert_eq!(
-            encode("alice@example.org/a b"),
-            "alice%40example.org%2Fa%20b"
-        );
+        assert_eq!(encode("alice@example.org/a b"), "alice%40example.org%2Fa%20b");
     }
 
     #[test]
