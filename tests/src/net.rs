@@ -53,7 +53,7 @@ impl Net {
         let net = Self { router: name.clone(), sites: Mutex::new(0) };
         ip(&["netns", "add", &name]);
         ip(&["-n", &name, "link", "set", "lo", "up"]);
-        inside(&name, &["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]);
+        inside(&name, &["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
         let result = std::thread::scope(|scope| {
             scope
                 .spawn(|| {
