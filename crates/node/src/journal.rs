@@ -13,7 +13,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use crdt::{CellRef, Cause, Change, Clock, Meta, Replica, Slot};
+use crdt::{Cause, CellRef, Change, Clock, Meta, Replica, Slot};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::cx::Cx;
 use crate::io::{Batch, Level, Mono, Output, Restored, Tree};
@@ -206,7 +208,7 @@ impl Journal {
         }
         match meta_from(&parts) {
             Ok(meta) => found.meta = meta,
-            Err(()) => found.unreadable += 1,
+            Err(_) => found.unreadable += 1,
         }
         found
     }
@@ -221,4 +223,43 @@ fn cell_key(cell: &CellRef<'_>) -> Vec<u8> {
     key.extend_from_slice(cell.key);
     key.extend_from_slice(cell.member);
     key
+}
+
+/// The replica's metadata in parts, each of which is written when it changed.
+fn meta_parts(replica: &Replica) -> Vec<(&'static str, Bytes)> {
+    fn part(name: &'static str, value: &impl Serialize) -> (&'static str, Bytes) {
+        (name, postcard::to_stdvec(value).expect("metadata serialises").into())
+    }
+    let meta = replica.meta();
+    vec![
+        part("who", &(meta.node, meta.origin)),
+        part("clock", &meta.clock),
+        part("forgotten", &meta.forgotten),
+        part("floors", &meta.floors),
+        part("hlc", &meta.hlc),
+        part("roster", &meta.roster),
+        part("closed", &meta.closed),
+    ]
+}
+
+/// Puts the parts together again; `None` on a fresh disk.
+fn meta_from(parts: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Option<Meta>, postcard::Error> {
+    fn part<T: DeserializeOwned>(parts: &BTreeMap<Vec<u8>, Vec<u8>>, name: &str) -> Result<T, postcard::Error> {
+        let missing = postcard::Error::DeserializeUnexpectedEnd;
+        postcard::from_bytes(parts.get(name.as_bytes()).ok_or(missing)?)
+    }
+    if parts.is_empty() {
+        return Ok(None);
+    }
+    let (node, origin) = part(parts, "who")?;
+    Ok(Some(Meta {
+        node,
+        origin,
+        clock: part(parts, "clock")?,
+        forgotten: part(parts, "forgotten")?,
+        floors: part(parts, "floors")?,
+        hlc: part(parts, "hlc")?,
+        roster: part(parts, "roster")?,
+        closed: part(parts, "closed")?,
+    }))
 }

@@ -1,8 +1,8 @@
 //! Repair by ranges, when equal clocks were found to hide unequal cells (R9).
 //!
 //! The node that noticed asks for the digests of 256 ranges of cell ids, then for the cells of those that differ, one range
-//! after the other. What it takes in it re-issues, so that everybody else hears of it; the other side does the same when
-//! it notices. This never runs unless something is wrong with our book-keeping.
+//! after the other. It takes what is greater there and issues again what only it has, so that everybody else hears of it; the
+//! other side does the same when it notices. This never runs unless something is wrong with our book-keeping.
 
 use super::Mesh;
 use super::wire::{Assembler, Blobs, Session, WireError, frames};
@@ -122,13 +122,14 @@ impl Audit {
             (Session::RangeCells(cells), Some(ranges)) => {
                 let Some(range) = ranges.pop() else { return Err(WireError::Malformed(0)) };
                 let cells = Blobs(cells).collect::<Result<Vec<_>, _>>()?;
-                self.repaired += cx.replica.repair_range(range, self.horizon, cells.into_iter(), cx.now.wall);
+                let done = cx.replica.repair_range(range, self.horizon, cells, cx.now.wall);
+                self.repaired += done.taken + done.reissued;
                 cx.stats.ranges_repaired += 1;
             }
             _ => return Ok(false),
         }
         let Some(&range) = self.ranges.as_ref().and_then(|ranges| ranges.last()) else { return Ok(false) };
-        self.ask(&Session::AskCells { horizon: self.horizon, range }, cx);
+        self.ask(&Session::AskCells { range }, cx);
         Ok(true)
     }
 }

@@ -76,7 +76,7 @@ impl Mesh {
             match merged {
                 Merged::New(_) | Merged::Stale => {
                     cx.stats.push_cells_new += u64::from(matches!(merged, Merged::New(_)));
-                    item.covers.into_iter().for_each(|dot| cx.replica.cover(dot));
+                    cx.replica.cover_overwritten(item.covers);
                 }
                 Merged::TooFarAhead => cx.stats.cells_too_far_ahead += 1,
                 Merged::Malformed(error) => {
@@ -119,7 +119,8 @@ impl Mesh {
     pub(super) fn judge_skew(&mut self, id: LinkId, cx: &mut Cx<'_>) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(peer) = &link.peer else { return };
-        let (trusted, ms, name, addr) = (peer.trusted(), peer.offset.ms().unwrap_or(0), peer.name.clone(), peer.advertise);
+        let (trusted, ms, name, addr) =
+            (peer.trusted(), peer.offset.ms().unwrap_or(0), peer.name.clone(), peer.advertise);
         cx.replica.set_skewed(self.skewed());
         if trusted {
             return;

@@ -28,6 +28,8 @@ const SLOW_MS: std::ops::Range<u64> = 9_000..10_000;
 const RECENT_MS: u64 = 600_000;
 /// After this an attempt whose end nobody reported counts as failed, milliseconds.
 const LOST_MS: u64 = 15_000;
+/// After so many connections without a hello the node there is taken for one that refuses us.
+const FRUITLESS_MAX: u32 = 5;
 /// Attempts under way at a time.
 const AT_ONCE: usize = 16;
 
@@ -37,6 +39,8 @@ struct Target {
     node: Option<NodeId>,
     linked: bool,
     refused: bool,
+    /// Connections in a row that never came to a hello.
+    fruitless: u32,
     /// When it was last learned or linked.
     seen: Mono,
     started: Option<Mono>,
@@ -61,6 +65,7 @@ impl Dialer {
             node: None,
             linked: false,
             refused: false,
+            fruitless: 0,
             seen: now,
             started: None,
             next: now.plus_ms(after_ms),
@@ -92,6 +97,9 @@ impl Dialer {
 
     /// An attempt led to a connection.
     pub(super) fn connected(&mut self, addr: SocketAddr, now: Mono, rng: &mut ChaCha8Rng) {
+        if let Some(target) = self.targets.get_mut(&addr) {
+            target.fruitless = target.fruitless.saturating_add(1);
+        }
         self.ended(addr, now, rng);
     }
 
@@ -124,6 +132,7 @@ impl Dialer {
         for target in self.targets.values_mut().filter(|target| target.node == Some(node)) {
             target.linked = true;
             target.refused = false;
+            target.fruitless = 0;
             target.seen = now;
         }
     }
@@ -162,7 +171,7 @@ impl Dialer {
 
 impl Target {
     fn slow(&self, now: Mono) -> bool {
-        self.refused || (!self.configured && now.ms_since(self.seen) > RECENT_MS)
+        self.refused || self.fruitless >= FRUITLESS_MAX || (!self.configured && now.ms_since(self.seen) > RECENT_MS)
     }
 
     fn wakes(&self) -> Option<Mono> {

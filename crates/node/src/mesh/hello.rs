@@ -163,7 +163,9 @@ impl Mesh {
 
     /// Whether a new link is to be the one that carries data to its node.
     fn survives(&self, id: LinkId, hello: &Hello, cx: &Cx<'_>) -> bool {
-        let (Some(new), Some(old)) = (self.links.get(&id), self.peers.get(&hello.node).and_then(|old| self.links.get(old))) else {
+        let (Some(new), Some(old)) =
+            (self.links.get(&id), self.peers.get(&hello.node).and_then(|old| self.links.get(old)))
+        else {
             return true;
         };
         let restarted = old.peer.as_ref().is_some_and(|peer| peer.origin != hello.origin);
@@ -281,7 +283,8 @@ impl Link {
         }
         let horizon = super::clocks::horizon(cx);
         let (digest, cells) = cx.replica.digest_beyond(horizon);
-        let forgotten = (whole || self.shown_forgotten != *cx.replica.forgotten()).then(|| cx.replica.forgotten().clone());
+        let forgotten =
+            (whole || self.shown_forgotten != *cx.replica.forgotten()).then(|| cx.replica.forgotten().clone());
         if let Some(forgotten) = &forgotten {
             self.shown_forgotten = forgotten.clone();
         }

@@ -97,7 +97,9 @@ impl Mesh {
         for (_, key, value) in puts.iter().filter(|(tree, ..)| *tree == Tree::Meta) {
             if Roster::owns(key) {
                 roster.restore(key, value);
-            } else if key == GENERATION && let Ok(saved) = value.as_slice().try_into() {
+            } else if key == GENERATION
+                && let Ok(saved) = value.as_slice().try_into()
+            {
                 generation = generation.max(u64::from_be_bytes(saved).saturating_add(1));
             }
         }
@@ -170,7 +172,8 @@ impl Mesh {
         self.source = self.peer(link).map(|peer| peer.node);
         match lane {
             Lane::Push => self.push_frame(link, bytes, cx),
-            Lane::Session { .. } if self.source.is_none() => self.misbehaved(link, "session before hello", cx),
+            // Lanes overtake each other: the hello may still be under way.
+            Lane::Session { .. } if self.source.is_none() => self.decline(link, lane, cx),
             Lane::Session { id, opened_here: true } => self.answer_frame(link, id, bytes, cx),
             Lane::Session { id, opened_here: false } => self.serve_frame(link, id, bytes, cx),
         }
@@ -204,9 +207,10 @@ impl Mesh {
             link.show = true;
             for change in changes {
                 match change.cause {
-                    Cause::Expired => {}
+                    // A repair brings what others issued and cover; whoever lost it finds out for itself.
+                    Cause::Expired | Cause::Repaired => {}
                     Cause::Forgotten => link.queue.forget(change.slot),
-                    Cause::Local | Cause::Repaired => link.enter(change, None, cx),
+                    Cause::Local => link.enter(change, None, cx),
                     Cause::Pushed | Cause::Synced => link.enter(change, self.source, cx),
                 }
             }
@@ -410,7 +414,8 @@ impl Mesh {
         for &node in self.peers.keys() {
             self.roster.seen(node, now_s);
         }
-        let alive: BTreeSet<NodeId> = self.swim.members().filter(|(_, state)| *state != foca::State::Down).map(|(id, _)| id.node).collect();
+        let alive: BTreeSet<NodeId> =
+            self.swim.members().filter(|(_, state)| *state != foca::State::Down).map(|(id, _)| id.node).collect();
         for node in self.roster.seen_before(now_s.saturating_sub(cx.config.forget_after_s)) {
             if !alive.contains(&node) && !self.peers.contains_key(&node) {
                 cx.log(Level::Info, format!("node {node} was away for too long and is no member any more"));

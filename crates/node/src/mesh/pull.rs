@@ -5,7 +5,7 @@
 //! or stalls has kept what it brought (every cell covers its own dot); the next one, perhaps with another peer, goes on
 //! from there.
 
-use crdt::{Chunk, Incoming, SyncRequest};
+use crdt::{Incoming, SyncRequest};
 use rand::seq::IndexedRandom;
 
 use super::Mesh;
@@ -192,11 +192,11 @@ impl Pull {
                 self.incoming = Some(cx.replica.open_incoming(*start, request));
                 Ok(Step::On)
             }
-            Session::Chunk { cells, shown, last } => {
+            Session::Chunk(chunk) => {
                 let Some(incoming) = self.incoming.as_mut() else { return Err(WireError::Malformed(0)) };
-                cx.stats.sync_bytes_in += cells.len() as u64;
-                let chunk = Chunk { cells: cells.to_vec(), shown, last };
-                match cx.replica.apply_chunk(incoming, chunk, cx.now.wall) {
+                let last = chunk.last;
+                cx.stats.sync_bytes_in += chunk.cells.len() as u64;
+                match cx.replica.apply_chunk(incoming, *chunk, cx.now.wall) {
                     Ok(taken) => {
                         cx.stats.sync_cells_in += taken;
                         self.cells += taken;
@@ -206,10 +206,10 @@ impl Pull {
                 if !last {
                     return Ok(Step::On);
                 }
-                if let Some(incoming) = self.incoming.take() {
-                    cx.replica.finish(incoming, cx.now.wall);
+                match self.incoming.take().map(|incoming| cx.replica.finish(incoming, cx.now.wall)) {
+                    Some(Err(aborted)) => Ok(Step::Failed(aborted.to_string())),
+                    _ => Ok(Step::Finished),
                 }
-                Ok(Step::Finished)
             }
             Session::Abort => Ok(Step::Failed("the other side could not go on".into())),
             _ => Err(WireError::Malformed(0)),

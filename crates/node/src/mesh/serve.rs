@@ -56,7 +56,9 @@ impl Mesh {
         serve.moved_at = cx.now.mono;
         let mut assembler = std::mem::take(&mut serve.assembler);
         let taken = match assembler.push(frame) {
-            Ok(Some(message)) => Session::decode(&message).map(|message| self.serve_message(link, id, &mut serve, message, cx)),
+            Ok(Some(message)) => {
+                Session::decode(&message).map(|message| self.serve_message(link, id, &mut serve, message, cx))
+            }
             Ok(None) => Ok(true),
             Err(error) => Err(error),
         };
@@ -69,8 +71,25 @@ impl Mesh {
         }
     }
 
+    /// Answers a session that cannot be served yet; the peer tries again.
+    pub(super) fn decline(&mut self, link: LinkId, lane: Lane, cx: &mut Cx<'_>) {
+        if self.links.contains_key(&link) && matches!(lane, Lane::Session { opened_here: false, .. }) {
+            for bytes in frames(Session::Abort.encode()) {
+                cx.out.push_back(Output::Frame { link, lane, bytes });
+            }
+            cx.out.push_back(Output::CloseLane { link, lane });
+        }
+    }
+
     /// Answers. Gives false if the message does not belong here.
-    fn serve_message(&mut self, link: LinkId, id: u32, serve: &mut Serve, message: Session<'_>, cx: &mut Cx<'_>) -> bool {
+    fn serve_message(
+        &mut self,
+        link: LinkId,
+        id: u32,
+        serve: &mut Serve,
+        message: Session<'_>,
+        cx: &mut Cx<'_>,
+    ) -> bool {
         let trusted = self.peer(link).is_some_and(|peer| peer.trusted());
         match message {
             Session::Pull(_) | Session::AskRanges { .. } | Session::AskCells { .. } if !trusted => {
@@ -87,9 +106,9 @@ impl Mesh {
                 let digests = cx.replica.range_digests(horizon).into_iter().map(u128::to_le_bytes).collect();
                 serve.send(link, id, &Session::Ranges(digests), cx);
             }
-            Session::AskCells { horizon, range } => {
+            Session::AskCells { range } => {
                 let mut cells = Vec::new();
-                cx.replica.range_cells(range, horizon).iter().for_each(|cell| append_blob(&mut cells, cell));
+                cx.replica.range_cells(range).for_each(|cell| append_blob(&mut cells, cell));
                 serve.send(link, id, &Session::RangeCells(&cells), cx);
             }
             _ => return false,
@@ -155,8 +174,7 @@ impl Serve {
             Ok(chunk) => {
                 cx.stats.sync_bytes_out += chunk.cells.len() as u64;
                 let last = chunk.last;
-                let message = Session::Chunk { cells: &chunk.cells, shown: chunk.shown, last };
-                self.send(link, id, &message, cx);
+                self.send(link, id, &Session::Chunk(Box::new(chunk)), cx);
                 if last {
                     cx.replica.close_outgoing(outgoing);
                 } else {

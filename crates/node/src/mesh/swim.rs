@@ -175,7 +175,10 @@ impl Swim {
 fn config(timing: Timing, forget_after_s: u64) -> foca::Config {
     let ms = Duration::from_millis;
     let periodic = |every: u64, members: usize| {
-        Some(PeriodicParams { frequency: ms(every), num_members: NonZeroUsize::new(members).unwrap_or(NonZeroUsize::MIN) })
+        Some(PeriodicParams {
+            frequency: ms(every),
+            num_members: NonZeroUsize::new(members).unwrap_or(NonZeroUsize::MIN),
+        })
     };
     let lan = foca::Config {
         probe_period: ms(500),

@@ -11,7 +11,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use crdt::{Clock, Dot, NodeId, Origin, SyncRequest, SyncStart};
+use crdt::{Chunk, Clock, Dot, NodeId, Origin, SyncRequest, SyncStart};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -139,14 +139,7 @@ pub(crate) enum Session<'a> {
     /// Answers it.
     Start(Box<SyncStart>),
     /// Some of what is owed.
-    Chunk {
-        /// Cells, as the state packs them.
-        cells: &'a [u8],
-        /// Dots that are shown without a cell.
-        shown: Vec<Dot>,
-        /// Whether it is the last.
-        last: bool,
-    },
+    Chunk(Box<Chunk>),
     /// The session cannot go on (R2); try again.
     Abort,
     /// Asks for the digests of all ranges of cell ids (R9).
@@ -158,8 +151,6 @@ pub(crate) enum Session<'a> {
     Ranges(Vec<[u8; 16]>),
     /// Asks for the cells of one range.
     AskCells {
-        /// As in [`Clocks::horizon`].
-        horizon: u64,
         /// Which range.
         range: u8,
     },
@@ -248,17 +239,15 @@ impl Session<'_> {
         match self {
             Self::Pull(request) => append(vec![tag::PULL], request),
             Self::Start(start) => append(vec![tag::START], start),
-            Self::Chunk { cells, shown, last } => {
-                let mut out = Vec::with_capacity(cells.len() + 64);
+            Self::Chunk(chunk) => {
+                let mut out = Vec::with_capacity(chunk.cells.len() + 64);
                 out.push(tag::CHUNK);
-                let mut out = append(out, &(last, shown));
-                out.extend_from_slice(cells);
-                out
+                append(out, chunk)
             }
             Self::Abort => vec![tag::ABORT],
             Self::AskRanges { horizon } => append(vec![tag::ASK_RANGES], horizon),
             Self::Ranges(digests) => append(vec![tag::RANGES], digests),
-            Self::AskCells { horizon, range } => append(vec![tag::ASK_CELLS], &(horizon, range)),
+            Self::AskCells { range } => append(vec![tag::ASK_CELLS], range),
             Self::RangeCells(cells) => [&[tag::RANGE_CELLS], *cells].concat(),
         }
     }
@@ -271,18 +260,11 @@ impl<'a> Session<'a> {
         Ok(match tag {
             tag::PULL => Self::Pull(read(tag, body)?),
             tag::START => Self::Start(read(tag, body)?),
-            tag::CHUNK => {
-                let ((last, shown), cells) =
-                    postcard::take_from_bytes(body).map_err(|_| WireError::Malformed(tag))?;
-                Self::Chunk { cells, shown, last }
-            }
+            tag::CHUNK => Self::Chunk(read(tag, body)?),
             tag::ABORT => Self::Abort,
             tag::ASK_RANGES => Self::AskRanges { horizon: read(tag, body)? },
             tag::RANGES => Self::Ranges(bounded(read(tag, body)?)?),
-            tag::ASK_CELLS => {
-                let (horizon, range) = read(tag, body)?;
-                Self::AskCells { horizon, range }
-            }
+            tag::ASK_CELLS => Self::AskCells { range: read(tag, body)? },
             tag::RANGE_CELLS => Self::RangeCells(body),
             other => return Err(WireError::UnknownTag(other)),
         })
@@ -402,10 +384,7 @@ pub(crate) struct Assembler {
 
 impl Assembler {
     /// Takes a frame; gives the message that it completes. After an error the lane is to be closed.
-    pub(crate) fn push<'a>(
-        &'a mut self,
-        frame: &'a [u8],
-    ) -> Result<Option<std::borrow::Cow<'a, [u8]>>, WireError> {
+    pub(crate) fn push<'a>(&'a mut self, frame: &'a [u8]) -> Result<Option<std::borrow::Cow<'a, [u8]>>, WireError> {
         let (&marker, part) = frame.split_first().ok_or(WireError::Frame)?;
         if self.held.len() + part.len() > MESSAGE_MAX {
             return Err(WireError::TooLong);
