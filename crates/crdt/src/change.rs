@@ -17,7 +17,7 @@ pub struct Write<'a> {
     pub key: &'a [u8],
     /// Member of the key; empty where a key has one value.
     pub member: &'a [u8],
-    /// 0, unless the table has births or the member is this origin's own ([`WriteError::ForeignRank`]).
+    /// 0, unless the table has births or the member starts with this origin's 8 bytes ([`WriteError::ForeignRank`]).
     pub rank: Rank,
     /// How the write is stamped.
     pub stamp: StampRule,
@@ -65,9 +65,9 @@ pub enum WriteError {
     /// The table forgets by birth, and the write names none.
     #[error("a version in a table that forgets by birth needs a birth")]
     MissingBirth,
-    /// A rank in a table without births, for a member that is not this origin's own. Two writers with ranks would let a
+    /// A rank in a table without births, for a member that does not start with this origin's 8 bytes. Two writers with ranks would let a
     /// forgotten winner's loser outlive it (R1, R8).
-    #[error("a rank in a table without births needs this origin as member")]
+    #[error("a rank in a table without births needs a member of this origin")]
     ForeignRank,
     /// There are more tables than a replica can number (65,535).
     #[error("too many tables")]

@@ -1,8 +1,10 @@
 //! Counters that count on both sides of a split (R8).
 //!
-//! A counter is a key whose members are process lifetimes: each origin has one cell, its **contribution** (plus, minus), and
-//! only it writes that cell upwards. A contribution is never resumed by a later origin, so a crash loses no increment
-//! that anybody saw. The **epoch** is the rank: a full stamp, raised by [`set`] and [`delete`].
+//! A counter is a key whose members belong to process lifetimes: each origin has one live cell, its **contribution**
+//! (plus, minus), and only it writes that cell upwards. A contribution is never resumed by a later origin, so a crash loses
+//! no increment that anybody saw. A contribution that died is not resumed either: the member is the origin and a number that
+//! it never uses again, because a version of a lower epoch could not win over a forgotten one of a higher epoch everywhere.
+//! The **epoch** is the rank: a full stamp, raised by [`set`] and [`delete`].
 //!
 //! ```text
 //! value = sum of (plus - minus) over the live contributions of the greatest live epoch
@@ -74,9 +76,10 @@ struct Held {
 
 fn held(replica: &Replica, table: &str, key: &[u8], now: Wall) -> Vec<Held> {
     let own = replica.origin().0.to_be_bytes();
+    // At most one of ours is live.
     let members = replica.members(table, key).map(|(slot, cell)| {
         let live = cell.body.filter(|_| cell.is_live(now)).map(|b| Contribution::decode(b).unwrap_or_default());
-        Held { slot, order: cell.order, live, ours: cell.member == own }
+        Held { slot, order: cell.order, live, ours: cell.member.starts_with(&own) }
     });
     members.collect()
 }
@@ -105,9 +108,9 @@ pub fn add(
     via: u32,
 ) -> Result<i64, WriteError> {
     let held = held(replica, table, key, now);
-    let own = held.iter().find(|h| h.ours);
-    let epoch = greatest_live_epoch(&held).max(own.map_or(0, |own| own.order.rank)).max(FIRST_EPOCH);
-    let before = own.filter(|own| own.order.rank == epoch).and_then(|own| own.live).unwrap_or_default();
+    let epoch = greatest_live_epoch(&held).max(FIRST_EPOCH);
+    let own = held.iter().find(|h| h.ours && h.live.is_some() && h.order.rank == epoch);
+    let before = own.and_then(|own| own.live).unwrap_or_default();
     write(replica, now, (table, key), epoch, before.add(by), deadline, via)?;
     Ok(value(replica, table, key, now).unwrap_or_default())
 }
@@ -176,7 +179,13 @@ fn write(
     deadline: Option<u64>,
     via: u32,
 ) -> Result<Outcome, WriteError> {
-    let (member, body) = (replica.origin().0.to_be_bytes(), contribution.encode());
-    let (member, body) = (&member[..], Some(&body[..]));
-    replica.write(now, Write { table, key, member, rank, stamp: StampRule::Now, deadline, body, via, birth: None })
+    let own = replica.origin().0.to_be_bytes();
+    let live = replica.members(table, key).find(|(_, cell)| cell.member.starts_with(&own) && cell.is_live(now));
+    let member = match live {
+        Some((_, cell)) => cell.member.to_vec(),
+        None => [own, replica.next_dot().seq.to_be_bytes()].concat(),
+    };
+    let (member, body) = (&member[..], contribution.encode());
+    let (stamp, body) = (StampRule::Now, Some(&body[..]));
+    replica.write(now, Write { table, key, member, rank, stamp, deadline, body, via, birth: None })
 }

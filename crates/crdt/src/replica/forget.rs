@@ -202,7 +202,7 @@ impl Replica {
     /// Whether we cover all that the origin which a ranked cell belongs to has written, as far as we know of it. Only then
     /// can no older version of the cell come in: such cells have one writer, so no floor is kept for them (R7, R8).
     fn is_without_holes(&self, slot: u32) -> bool {
-        let member = self.slots.cell(slot).and_then(|cell| <[u8; 8]>::try_from(cell.member).ok());
-        member.is_none_or(|member| self.clock.is_prefix(Origin(u64::from_be_bytes(member))))
+        let origin = self.slots.cell(slot).and_then(|cell| cell.member.first_chunk::<8>().copied());
+        origin.is_none_or(|origin| self.clock.is_prefix(Origin(u64::from_be_bytes(origin))))
     }
 }

@@ -27,7 +27,7 @@ impl Replica {
         self.check(&w)?;
         let table = self.table_id(w.table).ok_or(WriteError::TooManyTables)?;
         let rules = self.table(table).rules;
-        if w.rank != 0 && rules.max_life.is_none() && w.member != self.origin.0.to_be_bytes() {
+        if w.rank != 0 && rules.max_life.is_none() && !w.member.starts_with(&self.origin.0.to_be_bytes()) {
             return Err(WriteError::ForeignRank);
         }
         let held = self.slots.find(table, w.key, w.member).and_then(|slot| Some((slot, self.facts(slot)?)));
@@ -95,7 +95,8 @@ impl Replica {
         Ok(CellRef { table, key, member, order, birth: None, deadline, body }.check()?)
     }
 
-    const fn next_dot(&self) -> Dot {
+    /// The dot of the next write.
+    pub(crate) const fn next_dot(&self) -> Dot {
         Dot { origin: self.origin, seq: self.seq + 1 }
     }
 
