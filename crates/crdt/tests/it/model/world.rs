@@ -66,9 +66,11 @@ struct Link {
 }
 
 #[derive(Debug)]
-enum Stage {
-    Requested,
-    Open { outgoing: Outgoing, start: Option<SyncStart>, incoming: Option<Incoming>, flight: VecDeque<Chunk> },
+struct Open {
+    outgoing: Outgoing,
+    start: Option<SyncStart>,
+    incoming: Option<Incoming>,
+    flight: VecDeque<Chunk>,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,8 @@ struct Session {
     sender: usize,
     receiver: usize,
     request: SyncRequest,
-    stage: Stage,
+    /// `None` until the request has arrived.
+    open: Option<Open>,
 }
 
 #[derive(Debug)]
@@ -236,10 +239,8 @@ impl World {
 
     fn close(&mut self, sessions: Vec<Session>) {
         for session in sessions {
-            if let (Stage::Open { outgoing, .. }, Some(replica)) =
-                (session.stage, self.nodes[session.sender].replica.as_mut())
-            {
-                replica.close_outgoing(outgoing);
+            if let (Some(open), Some(replica)) = (session.open, self.nodes[session.sender].replica.as_mut()) {
+                replica.close_outgoing(open.outgoing);
             }
         }
     }
@@ -305,7 +306,7 @@ impl World {
         let busy = self.sessions.iter().any(|s| s.receiver == receiver);
         if !busy && known(receiver, sender) && known(sender, receiver) {
             let request = self.replica(receiver).request();
-            self.sessions.push(Session { sender, receiver, request, stage: Stage::Requested });
+            self.sessions.push(Session { sender, receiver, request, open: None });
         }
     }
 
@@ -330,34 +331,29 @@ impl World {
 
     fn step(&mut self, session: &mut Session) -> Result<bool, SyncAborted> {
         let (sender, receiver, now) = (session.sender, session.receiver, self.now(session.receiver));
-        match &mut session.stage {
-            Stage::Requested => {
-                let (outgoing, start) = self.replica(sender).open_outgoing(&session.request);
-                let flight = VecDeque::new();
-                session.stage = Stage::Open { outgoing, start: Some(start), incoming: None, flight };
-            }
-            Stage::Open { start: start @ Some(_), incoming, .. } => {
-                let start = start.take().expect("it was just seen");
-                *incoming = Some(self.replica(receiver).open_incoming(start, session.request.clone()));
-            }
-            Stage::Open { outgoing, incoming, flight, .. } => {
-                let done = incoming.as_ref().is_none_or(Incoming::is_complete);
-                if done && let Some(incoming) = incoming.take() {
-                    self.replica(receiver).finish(incoming, now)?;
-                    self.settle(receiver);
-                    return Ok(false);
-                }
-                let all_sent = flight.back().is_some_and(|chunk| chunk.last);
-                if !all_sent && (flight.is_empty() || self.rng.chance(50)) {
-                    let size = 40 + self.rng.index(200);
-                    flight.push_back(self.replica(sender).next_chunk(outgoing, size)?);
-                } else if let (Some(chunk), Some(incoming)) = (flight.pop_front(), incoming.as_mut()) {
-                    let replica = self.nodes[receiver].replica.as_mut().expect("the node is up");
-                    let applied = replica.apply_chunk(incoming, chunk, now);
-                    self.settle(receiver);
-                    applied?;
-                }
-            }
+        let Some(Open { outgoing, start, incoming, flight }) = &mut session.open else {
+            let (outgoing, start) = self.replica(sender).open_outgoing(&session.request);
+            let (start, flight) = (Some(start), VecDeque::new());
+            session.open = Some(Open { outgoing, start, incoming: None, flight });
+            return Ok(true);
+        };
+        if let Some(start) = start.take() {
+            *incoming = Some(self.replica(receiver).open_incoming(start, session.request.clone()));
+            return Ok(true);
+        }
+        if let Some(incoming) = incoming.take_if(|incoming| incoming.is_complete()) {
+            let finished = self.replica(receiver).finish(incoming, now);
+            self.settle(receiver);
+            return finished.map(|_| false);
+        }
+        let all_sent = flight.back().is_some_and(|chunk| chunk.last);
+        if !all_sent && (flight.is_empty() || self.rng.chance(50)) {
+            let size = 40 + self.rng.index(200);
+            flight.push_back(self.replica(sender).next_chunk(outgoing, size)?);
+        } else if let (Some(chunk), Some(incoming)) = (flight.pop_front(), incoming.as_mut()) {
+            let applied = self.replica(receiver).apply_chunk(incoming, chunk, now);
+            self.settle(receiver);
+            applied?;
         }
         Ok(true)
     }
