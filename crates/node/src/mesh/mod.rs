@@ -372,7 +372,11 @@ impl Mesh {
                     }
                     None => cx.stats.swim_packets_unsent += 1,
                 },
-                SwimEvent::Up(id) => self.met(&id, cx),
+                SwimEvent::Renamed(id) => self.met(&id, cx),
+                SwimEvent::Up(id) => {
+                    cx.log(Level::Info, format!("member {} at {} is alive", id.name, id.addr));
+                    self.met(&id, cx);
+                }
                 SwimEvent::Down(id) => cx.log(Level::Info, format!("member {} at {} is down", id.name, id.addr)),
                 SwimEvent::Renewed(generation) => self.puts.push(generation_put(generation)),
             }
@@ -386,10 +390,10 @@ impl Mesh {
 
     /// Somebody is a member: remembers and dials it. Of two nodes that hear of each other the one with the lower id dials first.
     fn met(&mut self, id: &Id, cx: &mut Cx<'_>) {
-        if id.node == cx.config.node {
+        let linked = self.link_to(id.addr).and_then(|link| self.peer(link));
+        if id.node == cx.config.node || linked.is_some_and(|peer| peer.node != id.node) {
             return;
         }
-        cx.log(Level::Info, format!("member {} at {} is alive", id.name, id.addr));
         let sip = self.roster.get(id.node).map(|known| known.sip.clone()).unwrap_or_default();
         let known = Known { name: id.name.clone(), addr: id.addr, sip, seen: cx.now.wall.0 / 1_000 };
         self.enter_roster(id.node, known, cx);

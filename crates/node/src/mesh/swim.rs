@@ -64,6 +64,8 @@ pub(super) enum SwimEvent {
     Send(SocketAddr, Bytes),
     /// A member appeared or came back.
     Up(Id),
+    /// A member has another identity at the same address.
+    Renamed(Id),
     /// A member was declared down.
     Down(Id),
     /// This node renewed its identity; the generation is to be kept on disk.
@@ -162,7 +164,7 @@ impl Swim {
         while let Some(notification) = self.runtime.to_notify() {
             self.events.extend(match notification {
                 OwnedNotification::MemberUp(id) => Some(SwimEvent::Up(id)),
-                OwnedNotification::Rename(_, id) => Some(SwimEvent::Up(id)),
+                OwnedNotification::Rename(_, id) => Some(SwimEvent::Renamed(id)),
                 OwnedNotification::MemberDown(id) => Some(SwimEvent::Down(id)),
                 OwnedNotification::Rejoin(id) => Some(SwimEvent::Renewed(id.generation)),
                 _ => None,

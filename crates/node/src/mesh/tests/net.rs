@@ -82,6 +82,8 @@ struct Conn {
     /// Messages under way by sending side and lane, as the sender names it; `None` closes the lane.
     lanes: BTreeMap<(usize, Lane), VecDeque<Option<Bytes>>>,
     cut_at: Option<Mono>,
+    /// Frames that the transport did not take while the link was cut.
+    stuck: Vec<(usize, Lane)>,
     last: BTreeMap<(usize, Lane), Mono>,
 }
 
@@ -215,13 +217,18 @@ impl Net {
         }
         let now = self.now;
         let mut again = Vec::new();
+        let mut stuck = Vec::new();
         for (&id, conn) in self.conns.iter_mut().filter(|(_, c)| c.open && pair(c.ends[0], c.ends[1]) == pair(a, b)) {
             conn.cut_at = None;
+            stuck.extend(conn.stuck.drain(..).map(|(side, lane)| (id, side, lane)));
             for (&(side, lane), queue) in &conn.lanes {
                 again.extend(queue.iter().map(|_| (id, side, lane)));
             }
         }
         // Retransmission after a cut takes a moment.
+        for (id, side, lane) in stuck {
+            self.post(now.plus_ms(100), Event::Sent(id, side, lane));
+        }
         for (id, side, lane) in again {
             self.post(now.plus_ms(100), Event::Arrive(id, side, lane));
         }
@@ -332,6 +339,9 @@ impl Net {
         let is_frame = item.is_some();
         conn.lanes.entry((side, lane)).or_default().push_back(item);
         let stalled = conn.cut_at.is_some();
+        if is_frame && stalled {
+            conn.stuck.push((side, lane));
+        }
         if is_frame && !stalled {
             self.post(Mono(self.now.0 + 50), Event::Sent(id, side, lane));
         }
@@ -446,6 +456,7 @@ impl Net {
             open: true,
             lanes: BTreeMap::new(),
             cut_at: None,
+            stuck: Vec::new(),
             last: BTreeMap::new(),
         };
         self.conns.insert(id, conn);
