@@ -405,6 +405,9 @@ impl Mesh {
         for gone in self.roster.enter(node, known) {
             cx.replica.roster_remove(gone);
             self.dialer.forget(gone);
+            if let Some(&link) = self.peers.get(&gone) {
+                self.close(link, "another node has its address now", cx);
+            }
         }
     }
 

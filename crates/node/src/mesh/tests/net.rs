@@ -218,7 +218,11 @@ impl Net {
         let now = self.now;
         let mut again = Vec::new();
         let mut stuck = Vec::new();
-        for (&id, conn) in self.conns.iter_mut().filter(|(_, c)| c.open && pair(c.ends[0], c.ends[1]) == pair(a, b)) {
+        for (&id, conn) in self
+            .conns
+            .iter_mut()
+            .filter(|(_, c)| c.open && c.up == [true, true] && pair(c.ends[0], c.ends[1]) == pair(a, b))
+        {
             conn.cut_at = None;
             stuck.extend(conn.stuck.drain(..).map(|(side, lane)| (id, side, lane)));
             for (&(side, lane), queue) in &conn.lanes {
