@@ -60,6 +60,54 @@ macro_rules! counters {
 }
 
 counters! {
+    /// SIP messages that could not be parsed.
+    sip_malformed,
+    /// SIP requests received.
+    sip_requests_in,
+    /// SIP responses received.
+    sip_responses_in,
+    /// SIP requests refused before they had any effect: faulty, of an unknown method, untrusted.
+    sip_refused,
+    /// Retransmissions received, and answered from their transaction.
+    sip_retransmissions_in,
+    /// Retransmissions sent.
+    sip_retransmissions_out,
+    /// Requests not sent because too many were open.
+    sip_transactions_refused,
+    /// DMQ requests from addresses that are not trusted.
+    dmq_untrusted,
+    /// DMQ requests refused: no readable sender or channel, no body.
+    dmq_requests_refused,
+    /// DMQ bodies that could not be understood.
+    dmq_malformed,
+    /// Contacts and entries in DMQ messages that could not be taken: incomplete, too long, a bad pattern.
+    dmq_rows_refused,
+    /// Requests on channels that this node does not serve.
+    dmq_other_channels,
+    /// Lines of node lists that could not be understood.
+    dmq_node_lines_bad,
+    /// Servers that came when there was no room for another.
+    dmq_peers_refused,
+    /// Pings that a server refused.
+    dmq_pings_refused,
+    /// Requests with news sent to servers.
+    dmq_requests_out,
+    /// Requests with news that no server answered.
+    dmq_unanswered,
+    /// Requests with news that a server refused.
+    dmq_refused,
+    /// Cells that cannot be told to a server without hurting it.
+    dmq_unsendable,
+    /// Contacts not told to a server because of its feed limit.
+    dmq_feed_limited,
+    /// Winners sent back to servers that held something else.
+    dmq_corrections,
+    /// Questions for everything, asked of servers.
+    dmq_pulls,
+    /// Cells removed because a server's complete dump no longer showed them.
+    dmq_absences,
+    /// Leases renewed for contacts that live longer than a cell may.
+    dmq_leases_renewed,
     /// Links that came up and passed the hello.
     links_up,
     /// Links that ended after they had passed the hello.

@@ -4,11 +4,19 @@
 
 pub mod command;
 pub mod config;
+mod cx;
+mod dmq;
+mod execute;
+mod front;
 pub mod io;
+mod journal;
+mod mesh;
 mod node;
+mod query;
 pub mod view;
 
 pub use command::{Command, CommandError, CommandOk, Event, EventKind, NewContact, Pattern, Value};
 pub use config::Config;
+pub use crdt::{NodeId, Origin, Wall};
 pub use io::*;
 pub use node::Node;

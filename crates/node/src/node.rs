@@ -1,96 +1,267 @@
 //! The node itself: one input in, outputs out.
+//!
+//! Every input goes to the half it concerns; then what changed in the state goes to the journal, to
+//! the other nodes, to the servers and to watchers, until nothing changes any more. No half calls
+//! the other: they meet in the replica.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
-use crate::config::Config;
-use crate::io::{Input, Now, Output, Restored};
-use crate::view::{ContactView, DigestView, EntryView, HtableView, MemberView, Metric, PeerView, StatusView};
+use crdt::{Cause, Change, NodeId, Replica};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+
+use crate::command::{Event, EventKind};
+use crate::config::{Ack, Config};
+use crate::cx::{Cx, Stats};
+use crate::dmq::{Dmq, Ended};
+use crate::execute;
+use crate::front::{Arrival, Front, Path};
+use crate::io::{CommandId, ConnId, Input, Level, LogLine, Mono, Now, Output, Restored};
+use crate::journal::Journal;
+use crate::mesh::{Mesh, ServerNote};
+use crate::{Command, CommandError, CommandOk};
+
+/// How often the node looks at the clock for the store's sake while something can expire, milliseconds.
+const STORE_TICK_MS: u64 = 250;
+
+/// How often the node looks who speaks for which server, milliseconds, besides when a server comes or goes.
+const OWN_MS: u64 = 200;
 
 /// A Starling node without its shell.
 pub struct Node {
-    config: Config,
+    pub(crate) config: Config,
+    pub(crate) replica: Replica,
+    pub(crate) mesh: Mesh,
+    pub(crate) dmq: Dmq,
+    pub(crate) journal: Journal,
+    pub(crate) stats: Stats,
+    front: Front,
     out: VecDeque<Output>,
+    /// Commands whose result waits for the disk.
+    waiting: VecDeque<(u64, CommandId, Result<CommandOk, CommandError>)>,
+    watched: bool,
+    pub(crate) started: Now,
+    store_tick_at: Mono,
+    own_at: Mono,
+    /// The moment of the last input, for [`Output::Sleep`].
+    now: Mono,
 }
 
 impl Node {
     /// A node with what the disk held. `seed` feeds every random choice.
     pub fn new(config: Config, seed: [u8; 32], now: Now, restored: Restored) -> Self {
-        let _ = (seed, now, restored);
-        Self { config, out: VecDeque::new() }
+        let mut rng = ChaCha8Rng::from_seed(seed);
+        let found = Journal::sort(restored);
+        let mut stats = Stats { journal_unreadable: found.unreadable, ..Stats::default() };
+        let mut replica = Replica::new(config.node, config.origin, execute::rules(&config), rng.random());
+        if let Some(meta) = found.meta {
+            stats.journal_unreadable += replica.restore(meta, found.cells).damaged;
+        }
+        let mut out = VecDeque::new();
+        if stats.journal_unreadable > 0 {
+            let text = format!("{} entries on disk could not be read and were left out", stats.journal_unreadable);
+            out.push_back(Output::Log(LogLine { level: Level::Error, text }));
+        }
+        Self {
+            mesh: Mesh::new(&config, rng.random(), now, &found.puts),
+            dmq: Dmq::new(&config, now.mono),
+            journal: Journal::new(config.durable),
+            front: Front::new([rng.random(), rng.random(), rng.random()]),
+            config,
+            replica,
+            stats,
+            out,
+            waiting: VecDeque::new(),
+            watched: false,
+            started: now,
+            store_tick_at: now.mono,
+            own_at: now.mono,
+            now: now.mono,
+        }
     }
 
     /// Takes something in. Drain [`Node::poll`] afterwards.
     pub fn handle(&mut self, input: Input<'_>, now: Now) {
-        let _ = (input, now);
+        self.now = now.mono;
+        let mut cx =
+            Cx { now, config: &self.config, replica: &mut self.replica, out: &mut self.out, stats: &mut self.stats };
+        match input {
+            Input::Tick => {}
+            Input::LinkUp { link, addr, dialed, subject } => {
+                self.mesh.link_up(link, addr, dialed, subject, &mut cx);
+            }
+            Input::LinkDown { link, reason } => self.mesh.link_down(link, reason, &mut cx),
+            Input::DialFailed { addr, reason } => self.mesh.dial_failed(addr, reason, &mut cx),
+            Input::Datagram { link, bytes } => self.mesh.datagram(link, bytes, &mut cx),
+            Input::Frame { link, lane, bytes } => self.mesh.frame(link, lane, bytes, &mut cx),
+            Input::FramesSent { link, lane, frames } => {
+                self.mesh.frames_sent(link, lane, frames, &mut cx);
+            }
+            Input::LaneClosed { link, lane } => self.mesh.lane_closed(link, lane, &mut cx),
+            Input::SipDatagram { socket, from, bytes } => {
+                let arrival = self.front.datagram(socket, from, bytes, &mut cx);
+                arrived(arrival, &mut self.dmq, &mut self.front, &mut self.journal, &mut cx);
+            }
+            Input::SipConnected { conn, socket, peer } => {
+                self.front.connected(conn, socket, peer, &mut cx);
+            }
+            Input::SipStream { conn, bytes } => {
+                let parts = (&mut self.dmq, &mut self.front, &mut self.journal);
+                streamed(conn, bytes, parts, &mut cx);
+            }
+            Input::SipClosed { conn } => self.front.closed(conn),
+            Input::Persisted { batch } => {
+                if self.journal.persisted(batch, &mut cx) {
+                    self.mesh.persisted();
+                }
+            }
+            Input::PersistFailed { batch, reason } => self.journal.persist_failed(batch, reason, &mut cx),
+            Input::Command { id, command } => self.command(id, command, now),
+        }
+        self.settle(now);
+    }
+
+    fn command(&mut self, id: CommandId, command: Command, now: Now) {
+        let mut cx =
+            Cx { now, config: &self.config, replica: &mut self.replica, out: &mut self.out, stats: &mut self.stats };
+        let result = execute::execute(command, self.dmq.facts(), &mut cx);
+        match (self.config.ack, &result) {
+            (Ack::Disk, Ok(_)) => self.waiting.push_back((self.journal.wait(), id, result)),
+            _ => self.out.push_back(Output::Done { id, result }),
+        }
+    }
+
+    /// Runs timers, then hands on whatever changed, until nothing does.
+    fn settle(&mut self, now: Now) {
+        let mut cx =
+            Cx { now, config: &self.config, replica: &mut self.replica, out: &mut self.out, stats: &mut self.stats };
+        if now.mono >= self.store_tick_at {
+            let more = cx.replica.tick(now.wall);
+            self.store_tick_at = if more { now.mono } else { now.mono.plus_ms(STORE_TICK_MS) };
+        }
+        self.mesh.tick(&mut cx);
+        while let Some(ask) = self.front.timed_out(&mut cx) {
+            self.dmq.ended(ask, Ended::TimedOut, &mut self.front, &mut cx);
+        }
+        if self.dmq.has_news() || now.mono >= self.own_at {
+            self.own_at = now.mono.plus_ms(OWN_MS);
+            own(&mut self.dmq, &mut self.mesh, &mut cx);
+        }
+        self.dmq.tick(&mut self.front, &mut cx);
+        loop {
+            let changes = cx.replica.drain_changes();
+            if changes.is_empty() {
+                break;
+            }
+            self.journal.on_changes(&changes, &mut cx);
+            self.mesh.on_changes(&changes, &mut cx);
+            self.dmq.on_changes(&changes, &mut cx);
+            if self.watched {
+                tell_watchers(&changes, &mut cx);
+            }
+        }
+        self.dmq.pump(&mut self.front, &mut cx);
+        for (tree, key, value) in self.mesh.take_puts() {
+            self.journal.put(tree, key, value);
+        }
+        self.journal.flush(&mut cx);
+        if !self.config.durable {
+            let clock = cx.replica.clock().clone();
+            cx.replica.persisted(&clock);
+        }
+        let journal = &self.journal;
+        self.front.persisted(|ticket| journal.done(ticket), &mut cx);
+        while self.waiting.front().is_some_and(|(ticket, ..)| self.journal.done(*ticket)) {
+            if let Some((_, id, result)) = self.waiting.pop_front() {
+                self.out.push_back(Output::Done { id, result });
+            }
+        }
     }
 
     /// The next thing to do; [`Output::Sleep`] ends the round.
     pub fn poll(&mut self) -> Output {
-        self.out.pop_front().unwrap_or(Output::Sleep { until: crate::Mono(u64::MAX), reason: "idle" })
+        if let Some(output) = self.out.pop_front() {
+            return output;
+        }
+        let (mut until, mut reason) = self.mesh.next_wakeup();
+        let mut earlier = |at: Option<Mono>, why| {
+            if let Some(at) = at.filter(|at| *at < until) {
+                (until, reason) = (at, why);
+            }
+        };
+        earlier(Some(self.dmq.next_wakeup()), "dmq");
+        earlier(Some(self.front.next_wakeup()), "sip");
+        earlier(Some(self.own_at), "owner");
+        earlier(self.journal.next_wakeup(), "journal");
+        let expires = self.replica.next_wakeup().map(|_| self.store_tick_at);
+        earlier(expires, "store");
+        Output::Sleep { until: until.max(self.now), reason }
     }
 
     /// Turns [`Output::Event`] on or off.
     pub fn watch(&mut self, on: bool) {
-        let _ = on;
+        self.watched = on;
     }
+}
 
-    /// How the node is.
-    pub fn status(&self, now: Now) -> StatusView {
-        let _ = now;
-        unreachable!("{}", self.config.name)
+/// Brings the two halves together on who speaks for which server.
+fn own(dmq: &mut Dmq, mesh: &mut Mesh, cx: &mut Cx<'_>) {
+    dmq.set_nodes(mesh.sip_addrs().collect::<Vec<SocketAddr>>());
+    if let Some(notes) = dmq.take_notes() {
+        let notes = notes.into_iter().map(|(uri, life)| ServerNote { uri: uri.into_bytes(), life });
+        mesh.set_servers(notes.collect(), cx);
     }
+    let others = |uri: &str| -> Vec<NodeId> {
+        let sees = |notes: &[ServerNote]| notes.iter().any(|n| n.uri == uri.as_bytes());
+        mesh.peer_servers().filter(|(_, notes)| sees(notes)).map(|(node, _)| node).collect()
+    };
+    dmq.settle_owners(cx.config.node, &others, cx);
+}
 
-    /// The other nodes, and this one.
-    pub fn members(&self, now: Now) -> Vec<MemberView> {
-        let _ = now;
-        Vec::new()
+fn streamed(conn: ConnId, bytes: &[u8], (dmq, front, journal): (&mut Dmq, &mut Front, &mut Journal), cx: &mut Cx<'_>) {
+    front.stream(conn, bytes);
+    while let Some((message, peer, path)) = front.next_of_stream(conn, cx) {
+        let path: Path = path;
+        let arrival = front.message(&message, peer, path, cx);
+        arrived(arrival, dmq, front, journal, cx);
     }
+}
 
-    /// The Kamailio servers.
-    pub fn peers(&self, now: Now) -> Vec<PeerView> {
-        let _ = now;
-        Vec::new()
+fn arrived(arrival: Option<Arrival<'_>>, dmq: &mut Dmq, front: &mut Front, journal: &mut Journal, cx: &mut Cx<'_>) {
+    match arrival {
+        None => {}
+        Some(Arrival::Response { ask, code, message }) => {
+            let server = message.server();
+            let how = Ended::Answered { code, server: server.as_deref(), body: message.body };
+            dmq.ended(ask, how, front, cx);
+        }
+        Some(Arrival::Request(request)) => {
+            let reply = dmq.on_request(&request, front, cx);
+            let waits = reply.promises && cx.config.ack == Ack::Disk;
+            let ticket = waits.then(|| journal.wait());
+            front.answer(&request, reply.code, reply.body, ticket, cx);
+        }
     }
+}
 
-    /// Digests of what is alive.
-    pub fn digest(&self, now: Now) -> DigestView {
-        let _ = now;
-        unreachable!("{}", self.config.name)
-    }
-
-    /// The live contacts of an AoR, in a fixed order.
-    pub fn location(&self, aor: &[u8], now: Now) -> Vec<ContactView> {
-        let _ = (aor, now);
-        Vec::new()
-    }
-
-    /// AoRs with live contacts in byte order, beyond `after`.
-    pub fn location_list(&self, after: Option<&[u8]>, limit: usize, now: Now) -> Vec<(bstr::BString, Vec<ContactView>)> {
-        let _ = (after, limit, now);
-        Vec::new()
-    }
-
-    /// The hash tables that are configured or hold something.
-    pub fn htables(&self, now: Now) -> Vec<HtableView> {
-        let _ = now;
-        Vec::new()
-    }
-
-    /// A live entry.
-    pub fn htable_get(&self, table: &str, key: &[u8], now: Now) -> Option<EntryView> {
-        let _ = (table, key, now);
-        None
-    }
-
-    /// Live entries in byte order of their keys, beyond `after`.
-    pub fn htable_list(&self, table: &str, after: Option<&[u8]>, limit: usize, now: Now) -> Vec<EntryView> {
-        let _ = (table, after, limit, now);
-        Vec::new()
-    }
-
-    /// Every figure for `/metrics`, in a fixed order.
-    pub fn metrics(&self, now: Now) -> Vec<Metric> {
-        let _ = now;
-        Vec::new()
+fn tell_watchers(changes: &[Change], cx: &mut Cx<'_>) {
+    for change in changes {
+        let Some(cell) = cx.replica.cell(change.slot) else { continue };
+        let what = match change.cause {
+            Cause::Forgotten => continue,
+            Cause::Expired => EventKind::Expired,
+            _ if cell.body.is_none() => EventKind::Removed,
+            _ => EventKind::Set,
+        };
+        let event = Event {
+            table: cell.table.to_owned(),
+            key: cell.key.into(),
+            member: cell.member.into(),
+            what,
+            node: cell.order.stamp.node,
+            time_ms: cell.order.stamp.time.ms(),
+        };
+        cx.out.push_back(Output::Event(event));
     }
 }

@@ -1,0 +1,166 @@
+//! What one server is known to hold, cell by cell, in its present life.
+//!
+//! Learned from the server's own messages and dumps, from our requests that it answered, and from
+//! what another server has told it directly. Only the first kind is proof ([`Proof::Seen`]): 200 is
+//! not "stored". Invariant: no entry outlives the cell's slot, and an entry without a ruid of its
+//! own means that the server has the contact under the ruid of the body that the store holds.
+
+use std::collections::BTreeMap;
+
+use crdt::{Dot, Order, Slot, Stamp};
+
+/// Names a version of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    /// When it was written.
+    pub(crate) stamp: Stamp,
+    /// Which write it is.
+    pub(crate) dot: Dot,
+}
+
+impl From<Order> for Version {
+    fn from(order: Order) -> Self {
+        Self { stamp: order.stamp, dot: order.dot }
+    }
+}
+
+/// How we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// The server itself showed it: as the sender or in a dump.
+    Seen,
+    /// It answered our request with 200.
+    Answered,
+    /// Another server told it directly.
+    Told,
+}
+
+/// What the server holds of one cell.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// Which version; `None`: something else than any version we could name.
+    pub(crate) held: Option<Version>,
+    /// How we know.
+    pub(crate) proof: Proof,
+    /// The last version that we and the server agreed on, for stamping what it changed on its own (docs/rules.md 14).
+    pub(crate) agreed: Option<Stamp>,
+    /// The ruid that this server has for the contact, where it differs from the held body's.
+    pub(crate) ruid: Option<Box<[u8]>>,
+    /// Hash of the value that a hash-table entry has there.
+    pub(crate) value: u64,
+    /// Number of the pull during or after which the server last showed it.
+    pub(crate) shown_in: u32,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    entries: BTreeMap<Slot, Entry>,
+    unproven: usize,
+}
+
+impl Book {
+    /// What is known of a cell.
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Entry> {
+        self.entries.get(&slot)
+    }
+
+    /// Whether the server is known to hold just this version.
+    pub(crate) fn holds(&self, slot: Slot, version: Version) -> bool {
+        self.entries.get(&slot).is_some_and(|e| e.held == Some(version))
+    }
+
+    /// Notes what the server holds; a ruid that was known and is not named anew is kept.
+    pub(crate) fn note(&mut self, slot: Slot, note: Note) {
+        let old = self.remove(slot);
+        let keep = |old: &Option<Entry>| old.as_ref().and_then(|e| e.ruid.clone());
+        let entry = Entry {
+            held: note.held,
+            proof: note.proof,
+            agreed: note.held.map(|v| v.stamp).or(old.as_ref().and_then(|e| e.agreed)),
+            ruid: match note.ruid {
+                Ruid::Kept => keep(&old),
+                Ruid::AsHeld => None,
+                Ruid::Own(ruid) => Some(ruid.into()),
+            },
+            value: note.value,
+            shown_in: note.pull.unwrap_or_else(|| old.as_ref().map_or(0, |e| e.shown_in)),
+        };
+        self.unproven += usize::from(entry.proof == Proof::Answered);
+        self.entries.insert(slot, entry);
+    }
+
+    /// Fixes the ruid of an entry that relied on the held body's, before that body goes.
+    pub(crate) fn pin_ruid(&mut self, slot: Slot, ruid: &[u8]) {
+        if let Some(entry) = self.entries.get_mut(&slot)
+            && entry.ruid.is_none()
+        {
+            entry.ruid = Some(ruid.into());
+        }
+    }
+
+    /// Lets go of a ruid that is the held body's again.
+    pub(crate) fn unpin_ruid(&mut self, slot: Slot, ruid: &[u8]) {
+        if let Some(entry) = self.entries.get_mut(&slot)
+            && entry.ruid.as_deref() == Some(ruid)
+        {
+            entry.ruid = None;
+        }
+    }
+
+    /// The server does not hold the cell.
+    pub(crate) fn remove(&mut self, slot: Slot) -> Option<Entry> {
+        let entry = self.entries.remove(&slot)?;
+        self.unproven -= usize::from(entry.proof == Proof::Answered);
+        Some(entry)
+    }
+
+    /// Entries in slot order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Entry)> {
+        self.entries.iter().map(|(s, e)| (*s, e))
+    }
+
+    /// How many cells it is known to hold.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How many of them only by an answer to us.
+    pub(crate) fn unproven(&self) -> usize {
+        self.unproven
+    }
+}
+
+/// Which ruid the server has.
+#[derive(Debug)]
+pub(crate) enum Ruid<'a> {
+    /// Nothing new is known.
+    Kept,
+    /// The held body's.
+    AsHeld,
+    /// This one.
+    Own(&'a [u8]),
+}
+
+/// Something new about what a server holds.
+#[derive(Debug)]
+pub(crate) struct Note<'a> {
+    /// See [`Entry::held`].
+    pub(crate) held: Option<Version>,
+    /// See [`Entry::proof`].
+    pub(crate) proof: Proof,
+    /// See [`Entry::ruid`].
+    pub(crate) ruid: Ruid<'a>,
+    /// See [`Entry::value`].
+    pub(crate) value: u64,
+    /// The pull in or after which the server showed it; `None` if it did not show it.
+    pub(crate) pull: Option<u32>,
+}
+
+/// The hash by which values of hash-table entries are compared.
+pub(crate) fn fingerprint(body: &[u8]) -> u64 {
+    use std::hash::Hasher;
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(body);
+    hasher.finish()
+}

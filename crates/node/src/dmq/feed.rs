@@ -1,0 +1,452 @@
+//! What a server is to be told: a queue of cells, not of messages.
+//!
+//! A cell waits at most once and is rendered when its turn comes, so a newer version replaces a
+//! waiting one by itself and the queue is bounded by the number of cells. At most one request per
+//! cell is open, because a server's workers apply requests in any order (docs/kdmq.md 6.8).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crdt::Slot;
+use tables::htable::{self, Value};
+use tables::location::{self, Contact, Member};
+
+use super::book::{Note, Proof, Ruid, Version, fingerprint};
+use super::facts::{Expiry, Facts};
+use super::peer::Peer;
+use super::{counters, usrloc_in};
+use crate::cx::Cx;
+use crate::io::Mono;
+
+/// Requests without any answer after which feeding stops (docs/kdmq.md 11.2).
+pub(crate) const UNANSWERED_MAX: u32 = 2;
+
+/// Largest body of a request that carries several contacts, bytes: stays below the MTU with its headers.
+const MULTI_BODY_MAX: usize = 1_000;
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(crate) struct Feed {
+    waiting: VecDeque<Slot>,
+    queued: BTreeSet<Slot>,
+    open: BTreeMap<Slot, Open>,
+    requests: usize,
+    unanswered: u32,
+    /// When the last request was answered.
+    answered_at: Option<Mono>,
+    /// Answers to requests of an earlier epoch mean nothing any more.
+    epoch: u32,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    again: bool,
+}
+
+/// A request to be sent.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// `usrloc` or `htable`.
+    pub(crate) channel: &'static str,
+    /// JSON.
+    pub(crate) body: Vec<u8>,
+    /// What its 200 will mean.
+    pub(crate) fed: Fed,
+}
+
+/// What a request tells, to be noted when it is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Fed {
+    epoch: u32,
+    items: Vec<Item>,
+    /// The counter whose sum it tells.
+    counter: Option<(String, Vec<u8>)>,
+}
+
+#[derive(Clone, Debug)]
+struct Item {
+    slot: Slot,
+    version: Version,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    /// A contact under this ruid.
+    Contact { ruid: Vec<u8> },
+    /// A value; `then_expire`: the deadline still has to be told.
+    Set { value: u64, then_expire: Option<u64> },
+    /// The deadline of a value told before.
+    Expire { value: u64 },
+    /// A contact or an entry is gone.
+    Gone,
+}
+
+impl Feed {
+    /// The cell has to be looked at.
+    pub(crate) fn enqueue(&mut self, slot: Slot) {
+        if let Some(open) = self.open.get_mut(&slot) {
+            open.again = true;
+        } else if self.queued.insert(slot) {
+            self.waiting.push_back(slot);
+        }
+    }
+
+    /// Whether a request about the cell is open.
+    pub(crate) fn is_open(&self, slot: Slot) -> bool {
+        self.open.contains_key(&slot)
+    }
+
+    /// The cell has to be sent again after the open request, whatever that one achieves.
+    pub(crate) fn look_again(&mut self, slot: Slot) {
+        if let Some(open) = self.open.get_mut(&slot) {
+            open.again = true;
+        }
+    }
+
+    /// Waiting cells.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued.len()
+    }
+
+    /// Open requests.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests
+    }
+
+    /// Cells that the server is not known to hold in their present version.
+    pub(crate) fn lag(&self) -> usize {
+        self.queued.len() + self.open.len()
+    }
+
+    /// Whether nothing is waiting or open.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queued.is_empty() && self.requests == 0
+    }
+
+    /// When the last request was answered.
+    pub(crate) fn answered_at(&self) -> Option<Mono> {
+        self.answered_at
+    }
+
+    /// Drops everything; answers that are still under way mean nothing.
+    pub(crate) fn clear(&mut self) {
+        *self = Self { epoch: self.epoch.wrapping_add(1), ..Self::default() };
+    }
+
+    /// Puts what is open back into the queue: the server is not answering.
+    pub(crate) fn suspend(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.requests = 0;
+        self.unanswered = 0;
+        for slot in std::mem::take(&mut self.open).into_keys() {
+            self.enqueue(slot);
+        }
+    }
+
+    /// The cell's slot is gone.
+    pub(crate) fn forget(&mut self, slot: Slot) {
+        self.queued.remove(&slot);
+        self.open.remove(&slot);
+    }
+
+    fn put_back(&mut self, slot: Slot) {
+        self.queued.insert(slot);
+        self.waiting.push_front(slot);
+    }
+
+    fn pop(&mut self) -> Option<Slot> {
+        loop {
+            let slot = self.waiting.pop_front()?;
+            if self.queued.remove(&slot) {
+                return Some(slot);
+            }
+        }
+    }
+
+    fn start(&mut self, items: &[Item]) {
+        self.requests += 1;
+        for item in items {
+            self.open.insert(item.slot, Open::default());
+        }
+    }
+}
+
+/// The next request for a server, if its window has room and there is something to tell.
+pub(crate) fn next(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Option<Request> {
+    let limits = &cx.config.dmq;
+    if !peer.may_be_fed() || peer.feed.requests >= limits.window {
+        return None;
+    }
+    let long = peer.feed.queued() > limits.window;
+    let most = if long { limits.multi.max(1) } else { 1 };
+    let mut contacts: Vec<(Message, Item)> = Vec::new();
+    let mut bytes = 0;
+    while contacts.len() < most
+        && let Some(slot) = peer.feed.pop()
+    {
+        match render(peer, slot, facts, cx) {
+            None => {}
+            Some(Rendered::Contact(message, item)) => {
+                bytes += message.body.len();
+                if !contacts.is_empty() && bytes > MULTI_BODY_MAX {
+                    peer.feed.put_back(slot);
+                    break;
+                }
+                contacts.push((message, item));
+            }
+            Some(Rendered::Entry(body, item)) if contacts.is_empty() => {
+                return Some(request(peer, "htable", body, vec![item]));
+            }
+            Some(Rendered::Entry(..)) => {
+                peer.feed.put_back(slot);
+                break;
+            }
+        }
+    }
+    let body = match &mut contacts[..] {
+        [] => return None,
+        [(only, _)] => std::mem::take(&mut only.body),
+        several => together(several.iter().map(|(message, _)| message), peer.generation)?,
+    };
+    let items = contacts.into_iter().map(|(_, item)| item).collect();
+    Some(request(peer, "usrloc", body, items))
+}
+
+/// A contact's message, and what it was made from, in case several go together.
+struct Message {
+    body: Vec<u8>,
+    aor: Vec<u8>,
+    ruid: Vec<u8>,
+    /// `None`: remove it.
+    contact: Option<Contact<'static>>,
+}
+
+fn together<'m>(messages: impl Iterator<Item = &'m Message>, generation: kdmq::Generation) -> Option<Vec<u8>> {
+    let mut multi = kdmq::usrloc::Multi::new(generation);
+    for message in messages {
+        match &message.contact {
+            Some(contact) => multi.push_update(&message.aor, contact, &message.ruid).ok()?,
+            None => multi.push_remove(&message.aor, &message.ruid).ok()?,
+        }
+    }
+    multi.finish().ok()
+}
+
+fn request(peer: &mut Peer, channel: &'static str, body: Vec<u8>, items: Vec<Item>) -> Request {
+    peer.feed.start(&items);
+    for item in &items {
+        // What is told while a dump is open is newer than the dump.
+        peer.touched(item.slot);
+    }
+    Request { channel, body, fed: Fed { epoch: peer.feed.epoch, items, counter: None } }
+}
+
+/// The request that tells the sum of a counter, which is no single cell.
+pub(crate) fn counter_request(peer: &mut Peer, key: (String, Vec<u8>), body: Vec<u8>) -> Request {
+    peer.feed.requests += 1;
+    let fed = Fed { epoch: peer.feed.epoch, items: Vec::new(), counter: Some(key) };
+    Request { channel: "htable", body, fed }
+}
+
+enum Rendered {
+    Contact(Message, Item),
+    Entry(Vec<u8>, Item),
+}
+
+fn render(peer: &mut Peer, slot: Slot, facts: &Facts, cx: &mut Cx<'_>) -> Option<Rendered> {
+    let cell = cx.replica.cell(slot)?;
+    let version = Version::from(cell.order);
+    let live = cell.is_live(cx.now.wall);
+    let entry = peer.book.get(slot);
+    if peer.book.holds(slot, version) || (!live && entry.is_none()) {
+        return None;
+    }
+    if cell.table == location::TABLE {
+        if location::parse_member(cell.member) != Member::Device {
+            return None;
+        }
+        return contact(peer, slot, version, live, cx);
+    }
+    let name = htable::name(cell.table)?.to_owned();
+    if peer.lacks_tables.contains(&name) || counters::is_counter(cx.config, &name) {
+        return None;
+    }
+    entry_of(slot, version, live, &name, facts, cx)
+}
+
+fn contact(peer: &mut Peer, slot: Slot, version: Version, live: bool, cx: &mut Cx<'_>) -> Option<Rendered> {
+    let cell = cx.replica.cell(slot)?;
+    let entry = peer.book.get(slot);
+    if !live {
+        let ruid = entry?
+            .ruid
+            .clone()
+            .map(Vec::from)
+            .or_else(|| usrloc_in::contact_of(&cell).map(|(_, c)| c.ruid.to_vec()))?;
+        let body = kdmq::usrloc::encode_remove(cell.key, &ruid).ok()?;
+        let message = Message { body, aor: cell.key.to_vec(), ruid, contact: None };
+        return Some(Rendered::Contact(message, Item { slot, version, what: What::Gone }));
+    }
+    let limit = cx.config.dmq.feed_limit;
+    if limit > 0 && entry.is_none() && peer.book.len() >= limit {
+        cx.stats.dmq_feed_limited += 1;
+        return None;
+    }
+    let (aor, mut contact) = usrloc_in::contact_of(&cell)?;
+    let ruid = entry.and_then(|e| e.ruid.clone()).map_or_else(|| contact.ruid.to_vec(), Vec::from);
+    if names_address(&contact.sock, peer) {
+        contact.sock = Default::default();
+        contact.sockname = Default::default();
+    }
+    match kdmq::usrloc::encode_update(aor, &contact, &ruid, peer.generation) {
+        Ok(body) => {
+            let item = Item { slot, version, what: What::Contact { ruid: ruid.clone() } };
+            let contact = Some(contact.into_owned());
+            Some(Rendered::Contact(Message { body, aor: aor.to_vec(), ruid, contact }, item))
+        }
+        Err(_) => {
+            cx.stats.dmq_unsendable += 1;
+            None
+        }
+    }
+}
+
+/// A server must not be told a socket of its own: 5.6 would keep a pointer into the message (docs/kdmq.md 6.7).
+fn names_address(sock: &[u8], peer: &Peer) -> bool {
+    let ip = peer.address.addr.ip().to_string();
+    bstr::ByteSlice::find(sock, ip.as_bytes()).is_some()
+}
+
+fn entry_of(slot: Slot, version: Version, live: bool, name: &str, facts: &Facts, cx: &mut Cx<'_>) -> Option<Rendered> {
+    let cell = cx.replica.cell(slot)?;
+    let key = cell.key;
+    if !live {
+        let body = kdmq::htable::encode_delete(name.as_bytes(), key).ok()?;
+        return Some(Rendered::Entry(body, Item { slot, version, what: What::Gone }));
+    }
+    let body = cell.body?;
+    let value = fingerprint(body);
+    let tells_expiry = cell.deadline.filter(|_| facts.expiry(cx.config, name) != Expiry::Never);
+    let decoded = Value::decode(body).ok()?;
+    match kdmq::htable::encode_set(name.as_bytes(), key, &decoded, None) {
+        Ok(body) => {
+            let what = What::Set { value, then_expire: tells_expiry };
+            Some(Rendered::Entry(body, Item { slot, version, what }))
+        }
+        Err(_) => {
+            cx.stats.dmq_unsendable += 1;
+            None
+        }
+    }
+}
+
+/// A request was answered with this code. A set whose deadline must be told yields the next request.
+pub(crate) fn answered(peer: &mut Peer, fed: &Fed, code: u16, cx: &mut Cx<'_>) -> Option<Request> {
+    if fed.epoch != peer.feed.epoch {
+        return None;
+    }
+    peer.feed.requests = peer.feed.requests.saturating_sub(1);
+    peer.feed.unanswered = 0;
+    peer.feed.answered_at = Some(cx.now.mono);
+    if let Some(key) = &fed.counter {
+        counters::told(peer, key, (200..300).contains(&code));
+    }
+    let mut follow_up = None;
+    for item in &fed.items {
+        if !(200..300).contains(&code) {
+            refused(peer, item, code, cx);
+        } else if let Some(request) = stored(peer, item, cx) {
+            follow_up = Some(request);
+            continue;
+        }
+        close(peer, item, cx);
+    }
+    follow_up
+}
+
+/// The server said 200: presumably it did what it was told.
+fn stored(peer: &mut Peer, item: &Item, cx: &mut Cx<'_>) -> Option<Request> {
+    let held = Some(item.version);
+    match &item.what {
+        What::Contact { ruid } => {
+            let as_held =
+                cx.replica.cell(item.slot).and_then(|c| usrloc_in::contact_of(&c).map(|(_, c)| **c.ruid == ruid[..]));
+            let ruid = match (peer.book.get(item.slot), as_held) {
+                // It may have told its own ruid while the request was open; then it keeps that.
+                (Some(_), _) => Ruid::Kept,
+                (None, Some(true)) => Ruid::AsHeld,
+                (None, _) => Ruid::Own(ruid),
+            };
+            peer.book.note(item.slot, Note { held, proof: Proof::Answered, ruid, value: 0, pull: None });
+            None
+        }
+        What::Set { value, then_expire: Some(deadline) } => expiry(peer, item, *value, *deadline, cx),
+        What::Set { value, then_expire: None } | What::Expire { value } => {
+            let note = Note { held, proof: Proof::Answered, ruid: Ruid::AsHeld, value: *value, pull: None };
+            peer.book.note(item.slot, note);
+            None
+        }
+        What::Gone => {
+            if !peer.feed.open.get(&item.slot).is_some_and(|o| o.again) {
+                peer.book.remove(item.slot);
+                peer.acknowledged(item.slot, cx.replica);
+            }
+            None
+        }
+    }
+}
+
+/// The second half of a set: how long it lives.
+fn expiry(peer: &mut Peer, item: &Item, value: u64, deadline: u64, cx: &Cx<'_>) -> Option<Request> {
+    let cell = cx.replica.cell(item.slot)?;
+    let name = htable::name(cell.table)?;
+    let left = deadline.saturating_sub(cx.now.wall.0 / 1_000);
+    let left = u32::try_from(left).unwrap_or(u32::MAX);
+    let body = kdmq::htable::encode_expire(name.as_bytes(), cell.key, left).ok()?;
+    peer.feed.requests += 1;
+    let item = Item { slot: item.slot, version: item.version, what: What::Expire { value } };
+    Some(Request { channel: "htable", body, fed: Fed { epoch: peer.feed.epoch, items: vec![item], counter: None } })
+}
+
+/// The server refused: it has no such table, or does not understand us. Asking again would not help.
+fn refused(peer: &mut Peer, item: &Item, code: u16, cx: &mut Cx<'_>) {
+    cx.stats.dmq_refused += 1;
+    let table = cx.replica.cell(item.slot).and_then(|c| htable::name(c.table).map(str::to_owned));
+    if code == 500
+        && let Some(table) = table
+    {
+        peer.lacks_tables.insert(table);
+        return;
+    }
+    let note = Note { held: Some(item.version), proof: Proof::Answered, ruid: Ruid::Kept, value: 0, pull: None };
+    peer.book.note(item.slot, note);
+}
+
+fn close(peer: &mut Peer, item: &Item, cx: &Cx<'_>) {
+    let again = peer.feed.open.remove(&item.slot).is_some_and(|o| o.again);
+    let current = cx.replica.cell(item.slot).map(|c| Version::from(c.order));
+    if again && current == Some(item.version) && peer.book.holds(item.slot, item.version) {
+        // The server spoke about the cell meanwhile: tell it once more, so that ours comes last.
+        peer.book.note(item.slot, Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value: 0, pull: None });
+    }
+    if again || current != Some(item.version) {
+        peer.feed.enqueue(item.slot);
+    }
+}
+
+/// A request got no answer. Returns whether the server has to be taken for silent.
+pub(crate) fn timed_out(peer: &mut Peer, fed: &Fed) -> bool {
+    if fed.epoch != peer.feed.epoch {
+        return false;
+    }
+    peer.feed.requests = peer.feed.requests.saturating_sub(1);
+    peer.feed.unanswered += 1;
+    if let Some(key) = &fed.counter {
+        counters::told(peer, key, false);
+    }
+    for item in &fed.items {
+        peer.feed.open.remove(&item.slot);
+        peer.feed.enqueue(item.slot);
+    }
+    peer.feed.unanswered >= UNANSWERED_MAX
+}

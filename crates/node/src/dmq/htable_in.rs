@@ -1,0 +1,328 @@
+//! Taking in what a server says on the `htable` channel.
+//!
+//! Live messages are writes of the moment they arrive: 5.6 gives no time, so a reordering of live
+//! writes on the way cannot be seen (docs/rules.md 13). A dump is old news: an entry that equals what the
+//! server was known to have is no write, anything else is stamped by what is known of its age
+//! (docs/rules.md 14, docs/kdmq.md 7.6).
+
+use bstr::BStr;
+use crdt::{Order, Outcome, Slot, StampRule, Wall, Write};
+use kdmq::htable::{Action, Cell, How as Match, On};
+use tables::htable::{self, Value};
+
+use super::How;
+use super::book::{Note, Proof, Ruid, fingerprint};
+use super::counters;
+use super::facts::{Expiry, Facts};
+use super::peer::Peer;
+use crate::cx::Cx;
+
+/// Differences below this, in seconds, are rounding and not a change (docs/rules.md 11).
+const SAME_WITHIN_S: u64 = 2;
+
+/// An `expire` that overtook its `set` waits this long for it, milliseconds.
+const EARLY_EXPIRE_MS: u64 = 2_000;
+
+struct Held {
+    slot: Slot,
+    order: Order,
+    live: bool,
+    deadline: Option<u64>,
+    body: Option<Vec<u8>>,
+}
+
+fn held(cx: &Cx<'_>, table: &str, key: &[u8]) -> Option<Held> {
+    let slot = cx.replica.slot(table, key, b"")?;
+    let cell = cx.replica.cell(slot)?;
+    Some(Held {
+        slot,
+        order: cell.order,
+        live: cell.is_live(cx.now.wall),
+        deadline: cell.deadline,
+        body: cell.body.map(<[u8]>::to_vec),
+    })
+}
+
+/// Takes in one action; sync requests and dumps are the caller's.
+pub(crate) fn take(peer: &mut Peer, action: &Action<'_>, facts: &Facts, how: How, cx: &mut Cx<'_>) {
+    match action {
+        Action::Set { table, key, value, last_modified } => {
+            set(peer, (table, key), value, *last_modified, facts, how, cx);
+        }
+        Action::Expire { table, key, seconds } => expire(peer, (table, key), *seconds, facts, how, cx),
+        Action::Delete { table, key } => delete(peer, (table, key), how, cx),
+        Action::RemoveMatching { table, how: by, on, pattern } => {
+            remove_matching(peer, table, (*by, *on, pattern), cx);
+        }
+        Action::None | Action::Sync { .. } | Action::Cells(_) => {}
+    }
+}
+
+/// A table's name if it can be a table here.
+fn table_of(name: &BStr, cx: &mut Cx<'_>) -> Option<String> {
+    let name = std::str::from_utf8(name).ok().filter(|n| !n.is_empty() && n.len() <= 48);
+    if name.is_none() {
+        cx.stats.dmq_rows_refused += 1;
+    }
+    name.map(htable::table)
+}
+
+fn set(
+    peer: &mut Peer,
+    (name, key): (&BStr, &BStr),
+    value: &Value<'_>,
+    last_modified: Option<u64>,
+    facts: &Facts,
+    how: How,
+    cx: &mut Cx<'_>,
+) {
+    let Some(table) = table_of(name, cx) else { return };
+    let name = htable::name(&table).unwrap_or_default().to_owned();
+    if counters::is_counter(cx.config, &name) {
+        return counters::set_by_server(peer, (&table, key), value, how, cx);
+    }
+    let now_s = cx.now.wall.0 / 1_000;
+    let held = held(cx, &table, key);
+    let body = value.encode();
+    let held_deadline = held.as_ref().filter(|h| h.live).and_then(|h| h.deadline);
+    let mut deadline = facts.deadline_of_set(cx.config, &name, now_s, held_deadline);
+    if let Some((seconds, at)) = peer.early_expires.remove(&(table.clone(), key.to_vec()))
+        && cx.now.mono.ms_since(at) < EARLY_EXPIRE_MS
+    {
+        deadline = Some(now_s.saturating_add_signed(seconds));
+    }
+    if let Some(held) = &held {
+        if let Some(at) = last_modified
+            && peer.generation == kdmq::Generation::V6
+            && held.order.stamp.time.ms() > at
+            && held.body.as_deref() != Some(&body)
+            && peer.book.holds(held.slot, held.order.into())
+        {
+            // A 6.x server applies by this stamp itself: its later write has arrived before this one.
+            return;
+        }
+        let fresh = cx.now.wall.0.saturating_sub(held.order.stamp.time.ms()) < SAME_WITHIN_S * 1_000;
+        if held.live && fresh && held.body.as_deref() == Some(&body) && near(held.deadline, deadline) {
+            return agree(peer, held.slot, held.order, &body, how, cx);
+        }
+    }
+    let stamp = stamp_of(how);
+    write(peer, (&table, key), Some(&body), deadline, stamp, how, cx);
+}
+
+fn near(a: Option<u64>, b: Option<u64>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a.abs_diff(b) <= SAME_WITHIN_S,
+        (a, b) => a == b,
+    }
+}
+
+fn stamp_of(how: How) -> StampRule {
+    match how {
+        How::Held(arrival) => StampRule::At(arrival),
+        How::Live | How::Dump => StampRule::Now,
+    }
+}
+
+fn expire(peer: &mut Peer, (name, key): (&BStr, &BStr), seconds: i64, facts: &Facts, how: How, cx: &mut Cx<'_>) {
+    let Some(table) = table_of(name, cx) else { return };
+    let plain = htable::name(&table).unwrap_or_default();
+    if facts.expiry(cx.config, plain) == Expiry::Never {
+        // Servers ignore it for such a table, so it changed nothing at the sender.
+        return;
+    }
+    let now_s = cx.now.wall.0 / 1_000;
+    let Some(held) = held(cx, &table, key).filter(|h| h.live) else {
+        if peer.early_expires.len() < 1_024 {
+            peer.early_expires.insert((table, key.to_vec()), (seconds, cx.now.mono));
+        }
+        return;
+    };
+    let deadline = Some(now_s.saturating_add_signed(seconds));
+    let Some(body) = held.body else { return };
+    let fresh = cx.now.wall.0.saturating_sub(held.order.stamp.time.ms()) < SAME_WITHIN_S * 1_000;
+    if fresh && near(held.deadline, deadline) && seconds > 0 {
+        return agree(peer, held.slot, held.order, &body, how, cx);
+    }
+    write(peer, (&table, key), Some(&body), deadline, stamp_of(how), how, cx);
+}
+
+fn delete(peer: &mut Peer, (name, key): (&BStr, &BStr), how: How, cx: &mut Cx<'_>) {
+    let Some(table) = table_of(name, cx) else { return };
+    if counters::is_counter(cx.config, htable::name(&table).unwrap_or_default()) {
+        return counters::delete_by_server(peer, (&table, key), cx);
+    }
+    if let Some(held) = held(cx, &table, key) {
+        peer.touched(held.slot);
+        peer.book.remove(held.slot);
+        if peer.feed.is_open(held.slot) {
+            peer.feed.look_again(held.slot);
+        }
+        if !held.live {
+            return;
+        }
+    }
+    // A delete of what is not known is a write too: it may have overtaken its set (docs/rules.md 10).
+    write(peer, (&table, key), None, None, stamp_of(how), how, cx);
+}
+
+fn write(
+    peer: &mut Peer,
+    (table, key): (&str, &[u8]),
+    body: Option<&[u8]>,
+    deadline: Option<u64>,
+    stamp: StampRule,
+    how: How,
+    cx: &mut Cx<'_>,
+) {
+    let write = Write { table, key, member: b"", rank: 0, stamp, deadline, body, via: peer.tag, birth: None };
+    match (cx.replica.write(cx.now.wall, write), body) {
+        (Ok(Outcome::Written(slot, _)), Some(body)) => {
+            let Some(order) = cx.replica.cell(slot).map(|c| c.order) else { return };
+            agree(peer, slot, order, body, how, cx);
+        }
+        (Ok(Outcome::Written(slot, _)), None) => {
+            peer.touched(slot);
+        }
+        (Ok(Outcome::Lost(slot)), Some(body)) => correct(peer, slot, body, cx),
+        (Ok(Outcome::Lost(slot)), None) => peer.feed.enqueue(slot),
+        (Err(_), _) => cx.stats.dmq_rows_refused += 1,
+    }
+}
+
+fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, _cx: &Cx<'_>) {
+    let note = Note {
+        held: Some(order.into()),
+        proof: Proof::Seen,
+        ruid: Ruid::AsHeld,
+        value: fingerprint(body),
+        pull: Some(peer.pull.number),
+    };
+    peer.book.note(slot, note);
+    if how != How::Dump {
+        peer.touched(slot);
+    }
+    if peer.feed.is_open(slot) {
+        peer.feed.look_again(slot);
+    }
+}
+
+fn correct(peer: &mut Peer, slot: Slot, body: &[u8], cx: &mut Cx<'_>) {
+    let pull = Some(peer.pull.number);
+    let note = Note { held: None, proof: Proof::Seen, ruid: Ruid::AsHeld, value: fingerprint(body), pull };
+    peer.book.note(slot, note);
+    peer.figures.corrections += 1;
+    cx.stats.dmq_corrections += 1;
+    peer.feed.enqueue(slot);
+}
+
+/// Removes whatever matches, as the server did: an observed removal per entry.
+fn remove_matching(peer: &mut Peer, name: &BStr, (by, on, pattern): (Match, On, &BStr), cx: &mut Cx<'_>) {
+    let Some(table) = table_of(name, cx) else { return };
+    let on_values = on == On::Values;
+    let found = match by {
+        Match::Prefix => matching(&table, on_values, &|text| text.starts_with(pattern), cx),
+        Match::Regex => match regex::bytes::Regex::new(&String::from_utf8_lossy(pattern)) {
+            Ok(regex) => matching(&table, on_values, &|text| regex.is_match(text), cx),
+            Err(_) => {
+                cx.stats.dmq_rows_refused += 1;
+                return;
+            }
+        },
+    };
+    for (slot, order) in found {
+        peer.book.remove(slot);
+        peer.touched(slot);
+        cx.replica.remove_observed(cx.now.wall, slot, order, peer.tag);
+    }
+}
+
+/// The live entries of a table whose key (or string value) passes the test.
+pub(crate) fn matching(table: &str, on_values: bool, test: &dyn Fn(&[u8]) -> bool, cx: &Cx<'_>) -> Vec<(Slot, Order)> {
+    let fits = |cell: &crdt::CellRef<'_>| {
+        if on_values {
+            matches!(cell.body.map(Value::decode), Some(Ok(Value::Str(text))) if test(&text))
+        } else {
+            test(cell.key)
+        }
+    };
+    cx.replica
+        .scan(None, usize::MAX)
+        .filter(|(_, cell)| cell.table == table && cell.is_live(cx.now.wall) && fits(cell))
+        .map(|(slot, cell)| (slot, cell.order))
+        .collect()
+}
+
+/// One entry of a dump.
+pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx: &mut Cx<'_>) {
+    let Some(table) = table_of(&cell.table, cx) else { return };
+    let name = htable::name(&table).unwrap_or_default().to_owned();
+    let key: &[u8] = &cell.key;
+    if counters::is_counter(cx.config, &name) {
+        return counters::dumped(peer, (&table, key), &cell.value, cx);
+    }
+    let now_s = cx.now.wall.0 / 1_000;
+    let held = held(cx, &table, key);
+    let set_at = held
+        .as_ref()
+        .filter(|h| h.live && h.deadline.is_none() && peer.book.holds(h.slot, h.order.into()))
+        .map(|h| h.order.stamp.time.ms() / 1_000);
+    facts.learn(&name, cell.expire, set_at);
+    if cell.expire != 0 && cell.expire <= now_s {
+        return;
+    }
+    if held.as_ref().is_some_and(|h| peer.live_since_pull.contains(&h.slot)) && set_at.is_none() {
+        return;
+    }
+    let body = cell.value.encode();
+    let deadline = (cell.expire != 0).then_some(cell.expire);
+    let Some(held) = held else {
+        return write(peer, (&table, key), Some(&body), deadline, age(peer, cell, None, facts, cx), How::Dump, cx);
+    };
+    let same = held.live && held.body.as_deref() == Some(&body);
+    if same && held.deadline.is_none() && deadline.is_some() {
+        // The expiry of a set that we heard without knowing that its table expires.
+        let stamp = StampRule::Above(held.order.stamp);
+        return write(peer, (&table, key), Some(&body), deadline, stamp, How::Dump, cx);
+    }
+    if same {
+        return agree(peer, held.slot, held.order, &body, How::Dump, cx);
+    }
+    let known = peer.book.get(held.slot).filter(|e| e.value == fingerprint(&body));
+    if let Some(known) = known {
+        let stale = known.held != Some(held.order.into());
+        let note = Note {
+            held: known.held,
+            proof: Proof::Seen,
+            ruid: Ruid::AsHeld,
+            value: fingerprint(&body),
+            pull: Some(peer.pull.number),
+        };
+        peer.book.note(held.slot, note);
+        if stale {
+            peer.feed.enqueue(held.slot);
+        }
+        return;
+    }
+    let stamp = age(peer, cell, Some(&held), facts, cx);
+    write(peer, (&table, key), Some(&body), deadline, stamp, How::Dump, cx);
+}
+
+/// When a dumped entry that we did not know was written, as far as it can be known.
+fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx<'_>) -> StampRule {
+    if let Some(ms) = cell.last_modified {
+        return StampRule::At(Wall(ms));
+    }
+    let agreed = held.and_then(|h| peer.book.get(h.slot)).and_then(|e| e.agreed);
+    let name = std::str::from_utf8(&cell.table).unwrap_or_default();
+    let restarts = cx.config.htables.get(name).is_some_and(|t| t.updateexpire);
+    if let Expiry::After(seconds) = facts.expiry(cx.config, name)
+        && restarts
+        && cell.expire > u64::from(seconds)
+    {
+        let written = (cell.expire - u64::from(seconds)) * 1_000;
+        let last_agreement = peer.figures.last_sync.unwrap_or(0) * 1_000;
+        return StampRule::At(Wall(written.clamp(last_agreement.min(cx.now.wall.0), cx.now.wall.0)));
+    }
+    agreed.map_or(StampRule::Least, StampRule::Above)
+}

@@ -1,0 +1,165 @@
+//! One life of a server: from its start to its restart, read off the Call-IDs of its requests.
+//!
+//! Kamailio numbers its Call-IDs `<16 hex counter>-<pid>@<ip>`: all processes of one start share a
+//! random first value and count up by one per message. A counter far from the last one therefore
+//! means a restart; a gap within one pid means a lost message. Requests without such a Call-ID
+//! (other DMQ implementations, stateless sending) say nothing and change nothing here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kdmq::life::CallIdCounter as Mark;
+
+/// What a message says about the life of its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// Nothing can be said.
+    None,
+    /// The first message that tells.
+    First,
+    /// The life that we know.
+    Same,
+    /// The server restarted before it sent this.
+    New,
+    /// A latecomer from before the last restart: to be answered and otherwise ignored.
+    Late,
+}
+
+/// What is known of the server's processes in its present life.
+#[derive(Debug, Default)]
+pub(crate) struct Life {
+    base: Option<Mark>,
+    before: Option<Mark>,
+    /// Processes that have sent live updates: SIP workers.
+    live: BTreeSet<u32>,
+    /// Processes that have sent dump messages: DMQ workers.
+    dumping: BTreeSet<u32>,
+}
+
+impl Life {
+    /// Takes in a request's Call-ID; forgets the old life if there is a new one.
+    pub(crate) fn observe(&mut self, mark: Option<Mark>) -> Sign {
+        let Some(mark) = mark else { return Sign::None };
+        match (self.base, self.before) {
+            (None, _) => {
+                self.base = Some(mark);
+                Sign::First
+            }
+            (Some(base), _) if mark.same_life(base) => Sign::Same,
+            (_, Some(before)) if mark.same_life(before) => Sign::Late,
+            (Some(base), _) => {
+                *self = Self { base: Some(mark), before: Some(base), ..Self::default() };
+                Sign::New
+            }
+        }
+    }
+
+    /// A number that differs between lives, for telling other nodes; 0 = unknown.
+    pub(crate) fn id(&self) -> u64 {
+        self.base.map_or(0, |b| (b.counter >> 32).max(1))
+    }
+
+    /// Whether a data message that came while a dump is open belongs to the dump. Dumps come from
+    /// DMQ workers, live updates from SIP workers; an unknown process counts as dumping, because a
+    /// snapshot taken for a live write would beat newer writes, while a live write taken for a
+    /// snapshot only gets a coarser time.
+    pub(crate) fn is_dump(&mut self, mark: Option<Mark>, dump_open: bool) -> bool {
+        let Some(mark) = mark else { return dump_open };
+        if self.live.contains(&mark.pid) {
+            return false;
+        }
+        if self.dumping.contains(&mark.pid) {
+            return true;
+        }
+        if dump_open {
+            self.dumping.insert(mark.pid);
+        } else {
+            self.live.insert(mark.pid);
+        }
+        dump_open
+    }
+
+    /// A removal is never part of a dump: its sender is a SIP worker.
+    pub(crate) fn is_live(&mut self, mark: Option<Mark>) {
+        if let Some(mark) = mark
+            && !self.dumping.contains(&mark.pid)
+        {
+            self.live.insert(mark.pid);
+        }
+    }
+}
+
+/// Which messages of a dump have arrived.
+#[derive(Debug, Default)]
+pub(crate) struct Arrived {
+    processes: BTreeMap<u32, Run>,
+    /// Messages, those without a counter included.
+    pub(crate) messages: u64,
+}
+
+#[derive(Debug)]
+struct Run {
+    first: u64,
+    last: u64,
+    count: u64,
+}
+
+impl Arrived {
+    /// Takes in one message (not a retransmission).
+    pub(crate) fn insert(&mut self, mark: Option<Mark>) {
+        self.messages += 1;
+        let Some(Mark { counter, pid }) = mark else { return };
+        let run = self.processes.entry(pid).or_insert(Run { first: counter, last: counter, count: 0 });
+        run.first = run.first.min(counter);
+        run.last = run.last.max(counter);
+        run.count += 1;
+    }
+
+    /// How many messages are known to be missing.
+    pub(crate) fn missing(&self) -> u64 {
+        self.processes.values().map(|r| (r.last - r.first + 1).saturating_sub(r.count)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(counter: u64, pid: u32) -> Option<Mark> {
+        Some(Mark { counter, pid })
+    }
+
+    #[test]
+    fn a_far_counter_is_a_restart_and_latecomers_of_the_old_life_are_told_apart() {
+        let mut life = Life::default();
+        assert_eq!(life.observe(None), Sign::None);
+        assert_eq!(life.observe(mark(1 << 60, 7)), Sign::First);
+        assert_eq!(life.observe(mark((1 << 60) + 900, 8)), Sign::Same);
+        let id = life.id();
+        assert_eq!(life.observe(mark(1 << 50, 9)), Sign::New);
+        assert_ne!(life.id(), id);
+        assert_eq!(life.observe(mark((1 << 60) + 901, 8)), Sign::Late);
+        assert_eq!(life.observe(mark((1 << 50) + 1, 9)), Sign::Same);
+    }
+
+    #[test]
+    fn an_unknown_process_counts_as_dumping_only_while_a_dump_is_open() {
+        let mut life = Life::default();
+        assert!(!life.is_dump(mark(1, 1), false));
+        assert!(life.is_dump(mark(1, 2), true));
+        assert!(!life.is_dump(mark(2, 1), true), "a known SIP worker stays live");
+        assert!(life.is_dump(mark(2, 2), false), "a latecomer of a dump stays a snapshot");
+    }
+
+    #[test]
+    fn a_gap_in_a_dump_is_counted_until_it_is_filled() {
+        let mut arrived = Arrived::default();
+        for counter in [10, 13] {
+            arrived.insert(mark(counter, 1));
+        }
+        assert_eq!(arrived.missing(), 2);
+        for counter in [12, 11] {
+            arrived.insert(mark(counter, 1));
+        }
+        assert_eq!(arrived.missing(), 0);
+    }
+}

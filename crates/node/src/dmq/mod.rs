@@ -1,0 +1,431 @@
+//! The KDMQ side of a node: every Kamailio server that it is a DMQ peer of.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | `peer` | one server: address, phase, figures |
+//! | `life` | its restarts and its processes, by Call-ID |
+//! | `book` | what it is known to hold |
+//! | `membership` | node lists, pings, who is there |
+//! | `owner` | which of several nodes speaks for it |
+//! | `usrloc_in`, `htable_in`, `counters` | what its messages mean |
+//! | `pull` | its dumps, and what they do not show |
+//! | `feed` | what it is told |
+//! | `facts` | how its hash tables expire |
+//!
+//! It leaves the SIP envelope and transactions to `front`, and every decision between two versions
+//! to the merge. Invariant: a server's entry in the book never claims more than was learned.
+
+mod book;
+mod counters;
+mod facts;
+mod feed;
+mod htable_in;
+mod life;
+mod membership;
+mod owner;
+mod peer;
+mod pull;
+mod requests;
+mod usrloc_in;
+mod views;
+
+use std::collections::BTreeMap;
+
+use crdt::{Cause, Change, NodeId, Wall, counter};
+use kdmq::life::CallIdCounter as Mark;
+use tables::location;
+
+pub(crate) use counters::{deadline as counter_deadline, is_counter};
+pub(crate) use facts::{Expiry, Facts};
+pub(crate) use feed::Fed;
+pub(crate) use htable_in::matching;
+pub(crate) use membership::Sender;
+pub(crate) use peer::{Address, Peer, PeerId};
+pub(crate) use usrloc_in::{contact_of, drop_aliases};
+
+use self::owner::Holding;
+use self::peer::Phase;
+use self::pull::Next;
+use crate::config::Config;
+use crate::cx::Cx;
+use crate::front::{Front, Outgoing};
+use crate::io::{Level, Mono};
+
+/// The channels that carry data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum DataChannel {
+    /// Contacts.
+    Usrloc,
+    /// Entries of hash tables.
+    Htable,
+}
+
+impl DataChannel {
+    /// The R-URI user.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Usrloc => "usrloc",
+            Self::Htable => "htable",
+        }
+    }
+
+    const fn sync(self) -> &'static [u8] {
+        match self {
+            Self::Usrloc => kdmq::usrloc::SYNC,
+            Self::Htable => kdmq::htable::SYNC,
+        }
+    }
+}
+
+/// How a statement of a server reached us, which decides how it is stamped (docs/rules.md 14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Just now.
+    Live,
+    /// In a dump: old news.
+    Dump,
+    /// Live, but held for the owner until now; it arrived then.
+    Held(Wall),
+}
+
+/// What an open request of ours was for.
+#[derive(Clone, Debug)]
+pub(crate) enum Ask {
+    /// A node list.
+    Ping(PeerId),
+    /// A question for everything.
+    Pull { peer: PeerId, channel: DataChannel, number: u32 },
+    /// News.
+    Feed { peer: PeerId, fed: Fed },
+}
+
+/// How a request of ours ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ended<'a> {
+    /// With this final response.
+    Answered { code: u16, server: Option<&'a [u8]>, body: &'a [u8] },
+    /// Without any.
+    TimedOut,
+}
+
+/// Give a data request up after this, milliseconds: four retransmissions.
+const GIVE_UP_MS: u64 = 8_000;
+
+/// A question for a dump stays open this long: its 200 comes after the whole dump.
+const PULL_GIVE_UP_MS: u64 = 120_000;
+
+/// Every server this node knows.
+#[derive(Debug)]
+pub(crate) struct Dmq {
+    peers: BTreeMap<PeerId, Peer>,
+    by_uri: BTreeMap<String, PeerId>,
+    by_tag: BTreeMap<u32, PeerId>,
+    next_id: u32,
+    facts: Facts,
+    holding: Holding,
+    lease_cursor: Option<crdt::Slot>,
+    lease_at: Mono,
+    /// SIP addresses of the other Starling nodes.
+    nodes: Vec<std::net::SocketAddr>,
+    /// Whether what other nodes should know of our servers has changed.
+    notes_changed: bool,
+}
+
+impl Dmq {
+    /// Knows the configured servers, and greets them at the first tick.
+    pub(crate) fn new(config: &Config, now: Mono) -> Self {
+        let mut dmq = Self {
+            peers: BTreeMap::new(),
+            by_uri: BTreeMap::new(),
+            by_tag: BTreeMap::new(),
+            next_id: 1,
+            facts: Facts::default(),
+            holding: Holding::default(),
+            lease_cursor: None,
+            lease_at: now,
+            nodes: Vec::new(),
+            notes_changed: false,
+        };
+        for peer in &config.dmq.peers {
+            let address = Address { addr: peer.addr, transport: peer.transport };
+            if let Some(socket) = membership::socket_for(config, &address) {
+                let id = dmq.add(address, socket, now);
+                if let Some(peer) = dmq.peers.get_mut(&id) {
+                    peer.configured = true;
+                }
+            }
+        }
+        dmq
+    }
+
+    fn add(&mut self, address: Address, socket: crate::io::SocketId, now: Mono) -> PeerId {
+        let id = PeerId(self.next_id);
+        self.next_id += 1;
+        let peer = Peer::new(id, address, socket, now);
+        self.by_uri.insert(peer.uri.clone(), id);
+        self.by_tag.insert(peer.tag, id);
+        self.peers.insert(id, peer);
+        id
+    }
+
+    /// Tells which SIP addresses are other Starling nodes', so that none is taken for a server.
+    pub(crate) fn set_nodes(&mut self, nodes: Vec<std::net::SocketAddr>) {
+        self.nodes = nodes;
+    }
+
+    /// The facts about hash tables.
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// A request of ours ended.
+    pub(crate) fn ended(&mut self, ask: Ask, how: Ended<'_>, front: &mut Front, cx: &mut Cx<'_>) {
+        match ask {
+            Ask::Ping(peer) => self.ping_ended(peer, how, front, cx),
+            Ask::Pull { peer, channel, number } => {
+                let Some(peer) = self.peers.get_mut(&peer) else { return };
+                if let Ended::Answered { code, .. } = how {
+                    peer.pull.answered(channel, number, code, cx.now.mono);
+                }
+            }
+            Ask::Feed { peer: id, fed } => {
+                let Some(peer) = self.peers.get_mut(&id) else { return };
+                match how {
+                    Ended::Answered { code, .. } => {
+                        peer.heard = Some(cx.now.mono);
+                        if let Some(request) = feed::answered(peer, &fed, code, cx) {
+                            send(peer, request, front, cx);
+                        }
+                    }
+                    Ended::TimedOut => {
+                        cx.stats.dmq_unanswered += 1;
+                        if feed::timed_out(peer, &fed) {
+                            self.went_silent(id, "two requests had no answer", cx);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Cells have changed: every book that relied on what was there is put right, and the servers
+    /// that do not hold the new version are to be told.
+    pub(crate) fn on_changes(&mut self, changes: &[Change], cx: &mut Cx<'_>) {
+        for change in changes {
+            let counter = counters::key_of(change, cx);
+            if let Some((table, key)) = &counter
+                && change.cause != Cause::Local
+            {
+                counter::drop_outdated(cx.replica, cx.now.wall, (table, key), 0);
+            }
+            let sender = self.by_tag.get(&change.via).and_then(|id| self.peers.get(id));
+            // Whom the sender tells its updates itself.
+            let told = sender.map(|s| (s.id, s.lists.clone()));
+            for peer in self.peers.values_mut() {
+                match change.cause {
+                    Cause::Forgotten => {
+                        peer.book.remove(change.slot);
+                        peer.acknowledged(change.slot, cx.replica);
+                        peer.feed.forget(change.slot);
+                        peer.live_since_pull.remove(&change.slot);
+                    }
+                    Cause::Expired => {}
+                    _ if counter.is_some() => {
+                        if let Some(key) = &counter {
+                            peer.counters.touch(key.clone());
+                        }
+                    }
+                    _ => {
+                        requests::keep_ruid(peer, change, cx);
+                        let direct =
+                            told.as_ref().is_some_and(|(id, lists)| *id != peer.id && lists.contains(&peer.uri));
+                        if peer.owned && !(direct && requests::presume(peer, change, cx)) {
+                            peer.hold_removal(change.slot, cx.replica);
+                            peer.feed.enqueue(change.slot);
+                        }
+                        if peer.owned {
+                            usrloc_in::alias(peer, change.slot, cx);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what may be sent.
+    pub(crate) fn pump(&mut self, front: &mut Front, cx: &mut Cx<'_>) {
+        for peer in self.peers.values_mut() {
+            while let Some(request) = feed::next(peer, &self.facts, cx) {
+                send(peer, request, front, cx);
+            }
+        }
+    }
+
+    /// Time passed.
+    pub(crate) fn tick(&mut self, front: &mut Front, cx: &mut Cx<'_>) {
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in ids {
+            self.ping_if_due(id, front, cx);
+            self.look_at_pull(id, front, cx);
+        }
+        counters::feed_quiet(&mut self.peers, front, cx);
+        self.renew_leases(cx);
+    }
+
+    /// When [`Dmq::tick`] has something to do.
+    pub(crate) fn next_wakeup(&self) -> Mono {
+        let of = |peer: &Peer| {
+            let verify = peer.wants_proof().then(|| peer.pull.may_verify_at(peer.feed.answered_at())).flatten();
+            [Some(peer.ping_at), peer.pull.next_wakeup(), peer.pull.retry_at(), counters::next_wakeup(peer), verify]
+                .into_iter()
+                .flatten()
+                .min()
+        };
+        self.peers.values().filter_map(of).chain([self.lease_at]).min().unwrap_or(Mono(u64::MAX))
+    }
+
+    fn look_at_pull(&mut self, id: PeerId, front: &mut Front, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if !peer.is_served() {
+            return;
+        }
+        match peer.pull.look(cx.now.mono) {
+            Next::Send(channel) => ask(peer, channel, front, cx),
+            Next::Conclude => {
+                if pull::conclude(peer, cx) {
+                    start_pull(peer, front, cx);
+                } else {
+                    counters::after_pull(peer, cx);
+                }
+            }
+            Next::Wait if peer.wants_pull(cx.now.mono) => start_pull(peer, front, cx),
+            Next::Wait => {}
+        }
+    }
+
+    /// Puts right who owns which server. `others` tells which linked nodes see a server.
+    pub(crate) fn settle_owners(&mut self, me: NodeId, others: &dyn Fn(&str) -> Vec<NodeId>, cx: &mut Cx<'_>) {
+        for peer in self.peers.values_mut() {
+            let others = others(&peer.uri);
+            // A server that is silent here stays ours, with all that is known of it, unless
+            // another node hears it.
+            let mine = match peer.phase {
+                Phase::Active => owner::is_owner(me, others.into_iter(), &peer.uri),
+                _ => peer.owned && others.is_empty(),
+            };
+            if mine == peer.owned {
+                continue;
+            }
+            peer.owned = mine;
+            peer.forget_state(cx.replica);
+            if mine {
+                let held = self.holding.take(peer.id, cx.now.mono);
+                requests::replay(peer, held, &mut self.facts, cx);
+            }
+            let whose = if mine { "this node now speaks for it" } else { "another node speaks for it" };
+            let text = format!("server {}: {whose}", peer.uri);
+            cx.log(Level::Info, text);
+        }
+    }
+
+    /// Renews what is held as a lease: contacts that outlive a cell's longest life.
+    fn renew_leases(&mut self, cx: &mut Cx<'_>) {
+        const EVERY_MS: u64 = 1_000;
+        const SLICE: usize = 2_000;
+        if cx.now.mono < self.lease_at {
+            return;
+        }
+        self.lease_at = cx.now.mono.plus_ms(EVERY_MS);
+        let now_s = cx.now.wall.0 / 1_000;
+        let half = u64::from(cx.config.location_max_ttl_s) / 2;
+        let mut due = Vec::new();
+        let mut last = None;
+        for (slot, cell) in cx.replica.scan(self.lease_cursor, SLICE) {
+            last = Some(slot);
+            let ends = cell.deadline.unwrap_or(u64::MAX);
+            if cell.table != location::TABLE || !cell.is_live(cx.now.wall) || ends > now_s + half {
+                continue;
+            }
+            let Some((_, contact)) = contact_of(&cell) else { continue };
+            let leased = contact.expires == 0 || contact.expires > ends;
+            let mine = cell.order.stamp.node == cx.config.node
+                || self.peers.values().any(|p| p.owned && p.book.get(slot).is_some());
+            if leased && mine {
+                due.push((cell.key.to_vec(), cell.member.to_vec(), cell.body.unwrap_or_default().to_vec()));
+            }
+        }
+        self.lease_cursor = last;
+        for (key, member, body) in due {
+            requests::renew(&key, &member, &body, cx);
+        }
+    }
+}
+
+impl Peer {
+    /// Whether something that the server holds is not proven, and everything else is quiet.
+    fn wants_proof(&self) -> bool {
+        self.is_served() && self.book.unproven() > 0 && self.feed.is_idle() && !self.pull.is_open()
+    }
+
+    fn proof_is_due(&self, now: Mono) -> bool {
+        self.wants_proof() && self.pull.may_verify_at(self.feed.answered_at()).is_some_and(|at| at <= now)
+    }
+
+    fn wants_pull(&self, now: Mono) -> bool {
+        if !self.lists_us || self.pull.is_open() {
+            return false;
+        }
+        match self.pull.retry_at() {
+            Some(at) => now >= at,
+            None => self.gap || self.pull.entries_wanted() || self.proof_is_due(now),
+        }
+    }
+}
+
+/// Asks a server for everything.
+fn start_pull(peer: &mut Peer, front: &mut Front, cx: &mut Cx<'_>) {
+    peer.live_since_pull.clear();
+    let everything = peer.gap || peer.book.unproven() > 0;
+    let channel = peer.pull.start(everything, cx.now.mono);
+    ask(peer, channel, front, cx);
+}
+
+fn ask(peer: &mut Peer, channel: DataChannel, front: &mut Front, cx: &mut Cx<'_>) {
+    cx.stats.dmq_pulls += 1;
+    peer.figures.requests_out += 1;
+    let ask = Ask::Pull { peer: peer.id, channel, number: peer.pull.number };
+    let outgoing = Outgoing {
+        to: &peer.address,
+        socket: peer.socket,
+        channel: channel.name(),
+        max_forwards: 1,
+        content_type: "application/json",
+        body: channel.sync(),
+        give_up_ms: PULL_GIVE_UP_MS,
+        retransmit: false,
+        ask,
+    };
+    front.send(outgoing, cx);
+}
+
+fn send(peer: &mut Peer, request: feed::Request, front: &mut Front, cx: &mut Cx<'_>) {
+    peer.figures.requests_out += 1;
+    cx.stats.dmq_requests_out += 1;
+    let outgoing = Outgoing {
+        to: &peer.address,
+        socket: peer.socket,
+        channel: request.channel,
+        max_forwards: 1,
+        content_type: "application/json",
+        body: &request.body,
+        give_up_ms: GIVE_UP_MS,
+        retransmit: true,
+        ask: Ask::Feed { peer: peer.id, fed: request.fed },
+    };
+    front.send(outgoing, cx);
+}
+
+/// Reads the mark off a Call-ID.
+fn mark(call_id: &[u8]) -> Option<Mark> {
+    Mark::parse(call_id)
+}

@@ -1,0 +1,221 @@
+//! One Kamailio server as this node sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use crdt::{Dot, Forget, Replica, Slot};
+use kdmq::Generation;
+
+use super::book::Book;
+use super::counters::Counters;
+use super::feed::Feed;
+use super::life::Life;
+use super::pull::Pull;
+use crate::config::SipTransport;
+use crate::io::{Mono, SocketId};
+
+/// A server's number in this node, given in the order in which they were met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PeerId(pub(crate) u32);
+
+/// What the node list and the From of a DMQ node say: its identity, and where it is reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Address {
+    /// IP and port.
+    pub(crate) addr: SocketAddr,
+    /// UDP or TCP.
+    pub(crate) transport: SipTransport,
+}
+
+impl Address {
+    /// `sip:host:port[;transport=tcp]`, the spelling that Kamailio uses.
+    pub(crate) fn uri(&self) -> String {
+        match self.transport {
+            SipTransport::Udp => format!("sip:{}", self.addr),
+            SipTransport::Tcp => format!("sip:{};transport=tcp", self.addr),
+        }
+    }
+}
+
+/// The `via` tag of a server by its address.
+pub(crate) fn tag(uri: &str) -> u32 {
+    ((super::book::fingerprint(uri.as_bytes()) >> 32) as u32).max(1)
+}
+
+/// Where a server stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Never heard of, or only configured.
+    New,
+    /// It answers.
+    Active,
+    /// It has left a ping or two data requests unanswered; nothing but pings is sent.
+    Silent,
+    /// It said goodbye (status `disabled`); only its own word brings it back.
+    Left,
+}
+
+impl Phase {
+    /// The word for it in `GET /v1/peers`.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Active => "active",
+            Self::Silent => "silent",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// One server.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    pub(crate) address: Address,
+    pub(crate) uri: String,
+    /// The `via` tag of what came from it; the same at every node, never 0.
+    pub(crate) tag: u32,
+    /// The local socket that it knows us by.
+    pub(crate) socket: SocketId,
+    pub(crate) configured: bool,
+    pub(crate) phase: Phase,
+    pub(crate) generation: Generation,
+    pub(crate) life: Life,
+    /// When anything came from it.
+    pub(crate) heard: Option<Mono>,
+    /// When its last ping was due, and whether one is open.
+    pub(crate) ping_at: Mono,
+    pub(crate) ping_open: bool,
+    pub(crate) pings_missed: u32,
+    /// Whether its last list names us as active: only then does it send us updates.
+    pub(crate) lists_us: bool,
+    /// The other nodes that it lists as active, and so tells its updates directly.
+    pub(crate) lists: BTreeSet<String>,
+    /// Whether updates of it may have been lost since the last complete pull.
+    pub(crate) gap: bool,
+    /// Whether it has to be asked for what it took in meanwhile before it is told anything.
+    pub(crate) ask_first: bool,
+    /// Whether this node speaks and listens for it.
+    pub(crate) owned: bool,
+    pub(crate) book: Book,
+    pub(crate) pull: Pull,
+    pub(crate) feed: Feed,
+    /// Cells about which something came live while the pull was open: newer than the dump.
+    pub(crate) live_since_pull: BTreeSet<Slot>,
+    /// Removals in tables that forget by stability, which this server has not acknowledged: none of
+    /// them may be forgotten before (R7).
+    pub(crate) unacknowledged: BTreeMap<Slot, Dot>,
+    /// Tables that it does not have (it answered 500).
+    pub(crate) lacks_tables: BTreeSet<String>,
+    /// `$shtex` that overtook its set: seconds and arrival by table and key.
+    pub(crate) early_expires: BTreeMap<(String, Vec<u8>), (i64, Mono)>,
+    /// What it has of the counters.
+    pub(crate) counters: Counters,
+    /// When it was last asked for its tables because one was unknown.
+    pub(crate) learned_at: Option<Mono>,
+    pub(crate) figures: Figures,
+}
+
+/// What `GET /v1/peers` counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) requests_in: u64,
+    pub(crate) requests_out: u64,
+    pub(crate) pings_out: u64,
+    pub(crate) corrections: u64,
+    pub(crate) restarts: u64,
+    pub(crate) last_sync: Option<u64>,
+}
+
+impl Peer {
+    pub(crate) fn new(id: PeerId, address: Address, socket: SocketId, now: Mono) -> Self {
+        let uri = address.uri();
+        Self {
+            id,
+            tag: tag(&uri),
+            uri,
+            address,
+            socket,
+            configured: false,
+            phase: Phase::New,
+            generation: Generation::V5,
+            life: Life::default(),
+            heard: None,
+            ping_at: now,
+            ping_open: false,
+            pings_missed: 0,
+            lists_us: false,
+            lists: BTreeSet::new(),
+            gap: true,
+            ask_first: true,
+            owned: false,
+            book: Book::default(),
+            pull: Pull::default(),
+            feed: Feed::default(),
+            live_since_pull: BTreeSet::new(),
+            unacknowledged: BTreeMap::new(),
+            lacks_tables: BTreeSet::new(),
+            early_expires: BTreeMap::new(),
+            counters: Counters::default(),
+            learned_at: None,
+            figures: Figures::default(),
+        }
+    }
+
+    /// Whether what this server sends changes the state, and what changes is sent to it.
+    pub(crate) fn is_served(&self) -> bool {
+        self.owned && self.phase == Phase::Active
+    }
+
+    /// Everything that was known of its state is void: it restarted, or we take over from another node.
+    pub(crate) fn forget_state(&mut self, replica: &mut Replica) {
+        for dot in std::mem::take(&mut self.unacknowledged).into_values() {
+            replica.release(dot);
+        }
+        self.book = Book::default();
+        self.pull = Pull::default();
+        self.feed.clear();
+        self.live_since_pull.clear();
+        self.lacks_tables.clear();
+        self.early_expires.clear();
+        self.counters = Counters::default();
+        self.learned_at = None;
+        self.missed();
+    }
+
+    /// Updates of it may have been lost: it has to be pulled before it is told anything.
+    pub(crate) fn missed(&mut self) {
+        self.gap = true;
+        self.ask_first = true;
+    }
+
+    /// Whether requests with news may be sent now.
+    pub(crate) fn may_be_fed(&self) -> bool {
+        self.is_served() && !self.ask_first
+    }
+
+    /// The cell has changed, and the server is to be told: a removal is held until it knows.
+    pub(crate) fn hold_removal(&mut self, slot: Slot, replica: &mut Replica) {
+        self.acknowledged(slot, replica);
+        let Some(cell) = replica.cell(slot).filter(|cell| cell.body.is_none()) else { return };
+        let (stable, dot) = (replica.rules().of(cell.table).forget == Forget::Stable, cell.order.dot);
+        if stable && self.book.get(slot).is_some() {
+            replica.hold(dot);
+            self.unacknowledged.insert(slot, dot);
+        }
+    }
+
+    /// The server knows of the removal, or it is none any more.
+    pub(crate) fn acknowledged(&mut self, slot: Slot, replica: &mut Replica) {
+        if let Some(dot) = self.unacknowledged.remove(&slot) {
+            replica.release(dot);
+        }
+    }
+
+    /// Something newer than an open dump is known of this cell.
+    pub(crate) fn touched(&mut self, slot: Slot) {
+        if self.pull.is_open() {
+            self.live_since_pull.insert(slot);
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Asking a server for everything it has, and what its silence about a cell means.
+//!
+//! A pull asks the `usrloc` channel, then the `htable` channel, each question once and without
+//! retransmission, because every copy starts another dump (docs/kdmq.md 9.2). The 200 ends a dump, but its
+//! last messages may still be on the way; a gap in the Call-ID counters shows lost ones (docs/kdmq.md 9.3).
+//!
+//! Invariant: an absence becomes a removal only after a dump that is known to be complete, of the
+//! life in which this very server had shown that it holds this very version; and a great many
+//! absences only after a second dump says the same.
+
+use crdt::{Order, Slot};
+use kdmq::life::CallIdCounter as Mark;
+use tables::location;
+
+use super::DataChannel;
+use super::book::{Proof, Version};
+use super::life::Arrived;
+use super::peer::Peer;
+use crate::cx::Cx;
+use crate::io::{Level, Mono};
+
+/// A dump counts as ended this long after its 200 and its last message, milliseconds: the first
+/// retransmission of a lost tail (500 ms) has had its chance.
+const QUIET_MS: u64 = 1_000;
+
+/// How long a known gap may stay open before the question is asked again: retransmissions come at
+/// 0.5, 1.5, 3.5 and 7.5 s.
+const GAP_MS: u64 = 9_000;
+
+/// Complete silence after a question, before it is asked again.
+const SILENCE_MS: u64 = 6_000;
+
+/// Questions asked in one pull and channel.
+const TRIES: u32 = 3;
+
+/// More absences than this, and than a fifth of all, need a second dump that agrees.
+const MANY_ABSENT: usize = 50;
+
+/// Where a pull stands.
+#[derive(Debug, Default)]
+pub(crate) struct Pull {
+    /// Counts up with each pull of this life.
+    pub(crate) number: u32,
+    stage: Option<Stage>,
+    /// Whether one was finished in this life.
+    finished: bool,
+    /// Which channels the last one got completely.
+    contacts: Outcome,
+    entries: Outcome,
+    /// Whether the server sent any request of its present life since the question.
+    heard_since: bool,
+    /// Whether the entries are wanted though nothing was missed.
+    entries_wanted: bool,
+    /// Absences found by the pull before, waiting for confirmation.
+    suspected: usize,
+    /// When the last one ended, how long it took and how many messages it cost the server.
+    ended: Option<Mono>,
+    took_ms: u64,
+    messages: u64,
+    begun: Mono,
+    retry_at: Option<Mono>,
+}
+
+#[derive(Debug)]
+struct Stage {
+    ask: DataChannel,
+    tries: u32,
+    answered: bool,
+    last: Mono,
+    arrived: Arrived,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Outcome {
+    #[default]
+    Unknown,
+    Complete,
+    /// The server has no such channel.
+    Absent,
+    Partial,
+}
+
+/// What to do after a look at the pull.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing.
+    Wait,
+    /// Send this question.
+    Send(DataChannel),
+    /// It is over: [`conclude`] it.
+    Conclude,
+}
+
+impl Pull {
+    /// Whether a dump is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.stage.is_some()
+    }
+
+    /// Begins anew, with the contacts too if `everything` is wanted; the first question has to be sent.
+    pub(crate) fn start(&mut self, everything: bool, now: Mono) -> DataChannel {
+        self.number += 1;
+        self.contacts = Outcome::Unknown;
+        self.entries = Outcome::Unknown;
+        self.heard_since = false;
+        self.messages = 0;
+        self.begun = now;
+        self.retry_at = None;
+        let only_entries = std::mem::take(&mut self.entries_wanted) && !everything && self.finished;
+        let first = if only_entries { DataChannel::Htable } else { DataChannel::Usrloc };
+        self.stage = Some(Stage::new(first, now));
+        first
+    }
+
+    /// The next pull shall at least get the entries.
+    pub(crate) fn want_entries(&mut self) {
+        self.entries_wanted = true;
+    }
+
+    /// Whether somebody wants the entries.
+    pub(crate) fn entries_wanted(&self) -> bool {
+        self.entries_wanted
+    }
+
+    /// Breaks off; what has arrived stays.
+    pub(crate) fn stop(&mut self) {
+        self.stage = None;
+    }
+
+    /// The server sent a request of its present life.
+    pub(crate) fn heard(&mut self) {
+        self.heard_since = true;
+    }
+
+    /// A message of the dump arrived.
+    pub(crate) fn arrived(&mut self, mark: Option<Mark>, now: Mono) {
+        if let Some(stage) = &mut self.stage {
+            stage.arrived.insert(mark);
+            stage.last = now;
+        }
+    }
+
+    /// The question was answered.
+    pub(crate) fn answered(&mut self, ask: DataChannel, number: u32, code: u16, now: Mono) {
+        let current = self.number == number;
+        let Some(stage) = self.stage.as_mut().filter(|s| current && s.ask == ask) else { return };
+        stage.answered = true;
+        stage.last = stage.last.max(now);
+        if code == 404 {
+            *self.outcome(ask) = Outcome::Absent;
+        }
+    }
+
+    fn outcome(&mut self, ask: DataChannel) -> &mut Outcome {
+        match ask {
+            DataChannel::Usrloc => &mut self.contacts,
+            DataChannel::Htable => &mut self.entries,
+        }
+    }
+
+    /// What has to be done now.
+    pub(crate) fn look(&mut self, now: Mono) -> Next {
+        let Some(stage) = &mut self.stage else { return Next::Wait };
+        let quiet = now.ms_since(stage.last);
+        let missing = stage.arrived.missing();
+        let over = stage.answered && missing == 0 && quiet >= QUIET_MS;
+        let lost = stage.answered && missing > 0 && quiet >= GAP_MS;
+        let silent = !stage.answered && quiet >= SILENCE_MS;
+        if !(over || lost || silent) {
+            return Next::Wait;
+        }
+        if !over && stage.tries < TRIES {
+            let (ask, tries) = (stage.ask, stage.tries + 1);
+            *stage = Stage { tries, ..Stage::new(ask, now) };
+            return Next::Send(ask);
+        }
+        let (ask, messages) = (stage.ask, stage.arrived.messages);
+        self.messages += messages;
+        let outcome = self.outcome(ask);
+        if *outcome == Outcome::Unknown {
+            *outcome = if over { Outcome::Complete } else { Outcome::Partial };
+        }
+        if ask == DataChannel::Usrloc {
+            self.stage = Some(Stage::new(DataChannel::Htable, now));
+            return Next::Send(DataChannel::Htable);
+        }
+        self.stage = None;
+        self.finished = true;
+        self.ended = Some(now);
+        self.took_ms = now.ms_since(self.begun);
+        Next::Conclude
+    }
+
+    /// When to look again.
+    pub(crate) fn next_wakeup(&self) -> Option<Mono> {
+        let stage = self.stage.as_ref()?;
+        let wait = match (stage.answered, stage.arrived.missing()) {
+            (true, 0) => QUIET_MS,
+            (true, _) => GAP_MS,
+            (false, _) => SILENCE_MS,
+        };
+        Some(stage.last.plus_ms(wait))
+    }
+
+    /// Whether the last pull got everything.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.contacts != Outcome::Partial && self.entries != Outcome::Partial
+    }
+
+    /// When a pull that got not everything may be tried again.
+    pub(crate) fn retry_at(&self) -> Option<Mono> {
+        self.retry_at
+    }
+
+    /// When a pull that only proves what the server holds is cheap enough: some time after the last
+    /// answer to a feed, and such that it costs the server neither many transactions nor much of its time.
+    pub(crate) fn may_verify_at(&self, fed: Option<Mono>) -> Option<Mono> {
+        const MESSAGES_MAX: u64 = 2_000;
+        const SHARE: u64 = 50;
+        const BETWEEN_MS: u64 = 20_000;
+        const AFTER_FEED_MS: u64 = 10_000;
+        let work = self.took_ms.saturating_sub(2 * QUIET_MS);
+        let ended = self.ended.filter(|_| self.finished && self.messages <= MESSAGES_MAX)?;
+        let rested = ended.plus_ms(BETWEEN_MS.max(work * SHARE));
+        Some(fed.map_or(rested, |fed| rested.max(fed.plus_ms(AFTER_FEED_MS))))
+    }
+}
+
+impl Stage {
+    fn new(ask: DataChannel, now: Mono) -> Self {
+        Self { ask, tries: 1, answered: false, last: now, arrived: Arrived::default() }
+    }
+}
+
+/// Draws the consequences of a finished pull: what the server has dropped is removed, what it lacks
+/// is queued. Returns whether another pull has to confirm a great loss first.
+pub(crate) fn conclude(peer: &mut Peer, cx: &mut Cx<'_>) -> bool {
+    let now_s = cx.now.wall.0 / 1_000;
+    let absent = absent(peer, cx);
+    let many = absent.gone.len() > MANY_ABSENT && absent.gone.len() * 5 > peer.book.len();
+    if many && peer.pull.suspected == 0 {
+        peer.pull.suspected = absent.gone.len();
+        let text = format!(
+            "{}: {} of {} cells are missing from its dump; asking once more before they are removed",
+            peer.uri,
+            absent.gone.len(),
+            peer.book.len()
+        );
+        cx.log(Level::Warn, text);
+        return true;
+    }
+    peer.pull.suspected = 0;
+    for (slot, order) in absent.gone {
+        peer.book.remove(slot);
+        cx.replica.remove_observed(cx.now.wall, slot, order, peer.tag);
+        cx.stats.dmq_absences += 1;
+    }
+    for slot in absent.lacking {
+        peer.book.remove(slot);
+    }
+    peer.live_since_pull.clear();
+    peer.ask_first = false;
+    if peer.pull.is_complete() {
+        peer.gap = false;
+        peer.figures.last_sync = Some(now_s);
+    } else {
+        let wait = 60_000;
+        peer.pull.retry_at = Some(cx.now.mono.plus_ms(wait));
+        let text = format!("{}: its dump arrived with gaps; trying again in {} s", peer.uri, wait / 1_000);
+        cx.log(Level::Warn, text);
+    }
+    enqueue_lacking(peer, cx);
+    false
+}
+
+struct Absent {
+    /// Removed at the server while we could not hear it.
+    gone: Vec<(Slot, Order)>,
+    /// Not there, and no proof that they ever were, or newer elsewhere.
+    lacking: Vec<Slot>,
+}
+
+fn absent(peer: &Peer, cx: &Cx<'_>) -> Absent {
+    let mut found = Absent { gone: Vec::new(), lacking: Vec::new() };
+    for (slot, entry) in peer.book.iter() {
+        let Some(cell) = cx.replica.cell(slot) else { continue };
+        let complete = match cell.table {
+            location::TABLE => peer.pull.contacts,
+            _ => peer.pull.entries,
+        };
+        let shown = entry.shown_in >= peer.pull.number || peer.live_since_pull.contains(&slot);
+        if shown || complete != Outcome::Complete || !peer.pull.heard_since {
+            continue;
+        }
+        let current = entry.held == Some(Version::from(cell.order)) && cell.is_live(cx.now.wall);
+        if entry.proof == Proof::Seen && current {
+            found.gone.push((slot, cell.order));
+        } else {
+            found.lacking.push(slot);
+        }
+    }
+    found
+}
+
+/// Queues every cell that the server is not known to hold; rendering skips what needs no telling.
+pub(crate) fn enqueue_lacking(peer: &mut Peer, cx: &Cx<'_>) {
+    let lacking: Vec<Slot> = cx
+        .replica
+        .scan(None, usize::MAX)
+        .filter(|(slot, cell)| {
+            let known = peer.book.get(*slot);
+            let holds = peer.book.holds(*slot, cell.order.into());
+            !holds && (known.is_some() || cell.is_live(cx.now.wall))
+        })
+        .map(|(slot, _)| slot)
+        .collect();
+    for slot in lacking {
+        peer.feed.enqueue(slot);
+    }
+}

@@ -1,0 +1,340 @@
+//! A server's KDMQ request, from its envelope to its effect and its answer.
+
+use bytes::Bytes;
+use crdt::{Cause, Change, StampRule, Wall, Write};
+use kdmq::{Channel, htable, usrloc};
+use tables::location::{self, Member};
+
+use super::book::{Note, Proof, Ruid, fingerprint};
+use super::facts::{Expiry, Facts};
+use super::life::Sign;
+use super::owner::HeldMessage;
+use super::peer::{Address, Peer, PeerId};
+use super::{DataChannel, Dmq, How, Sender, htable_in, mark, usrloc_in};
+use crate::config::SipTransport;
+use crate::cx::Cx;
+use crate::front::{Front, Request};
+use crate::io::Level;
+
+/// What a request is answered.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// Status.
+    pub(crate) code: u16,
+    /// Body of the 200 to a node list.
+    pub(crate) body: Option<Vec<u8>>,
+    /// Whether the answer promises that something was kept.
+    pub(crate) promises: bool,
+}
+
+impl Reply {
+    fn code(code: u16) -> Self {
+        Self { code, body: None, promises: false }
+    }
+}
+
+/// Tables learned from outside are asked about at most this often, milliseconds.
+const LEARN_EVERY_MS: u64 = 30_000;
+
+impl Dmq {
+    /// Executes a request and says how to answer it.
+    pub(crate) fn on_request(&mut self, request: &Request<'_>, front: &mut Front, cx: &mut Cx<'_>) -> Reply {
+        let message = &request.message;
+        let Some(channel) = message.uri().and_then(|uri| sip::Uri::parse(uri).ok()) else {
+            return refuse(400, cx);
+        };
+        let channel = Channel::from_user(channel.user.unwrap_or_default());
+        let Some(address) = identity(request) else { return refuse(400, cx) };
+        let data = channel != Channel::Notification;
+        let empty = message.body.is_empty() || !matches!(message.content_length(), Ok(Some(1..)));
+        if data && empty {
+            return refuse(400, cx);
+        }
+        let agent = message.user_agent();
+        let nodes = std::mem::take(&mut self.nodes);
+        let sender = self.sender(address, agent.as_deref(), request.path.socket(), &nodes, cx);
+        let reply = match sender {
+            Sender::Refused => refuse(403, cx),
+            Sender::Starling if data => Reply::code(200),
+            Sender::Starling => Reply { code: 200, body: Some(message.body.to_vec()), promises: false },
+            Sender::Server(id) => self.of_server(id, channel, request, &nodes, front, cx),
+        };
+        self.nodes = nodes;
+        reply
+    }
+
+    fn of_server(
+        &mut self,
+        id: PeerId,
+        channel: Channel<'_>,
+        request: &Request<'_>,
+        nodes: &[std::net::SocketAddr],
+        front: &mut Front,
+        cx: &mut Cx<'_>,
+    ) -> Reply {
+        let message = &request.message;
+        let mark = message.call_id().ok().and_then(mark);
+        let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
+        peer.figures.requests_in += 1;
+        match peer.life.observe(mark) {
+            Sign::Late => return Reply::code(200),
+            Sign::New => self.restarted(id, front, cx),
+            Sign::First => self.notes_changed = true,
+            Sign::None | Sign::Same => {}
+        }
+        let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
+        peer.heard = Some(cx.now.mono);
+        peer.pull.heard();
+        self.is_there(id, cx);
+        match channel {
+            Channel::Notification => {
+                let body = self.notified(id, message.body, nodes, cx);
+                Reply { code: 200, body: Some(body), promises: false }
+            }
+            Channel::Usrloc => self.usrloc(id, message.body, mark, cx),
+            Channel::Htable => self.htable(id, message.body, mark, cx),
+            Channel::Dialog | Channel::Presence | Channel::Custom(_) => {
+                cx.stats.dmq_other_channels += 1;
+                Reply::code(404)
+            }
+        }
+    }
+
+    fn restarted(&mut self, id: PeerId, front: &mut Front, cx: &mut Cx<'_>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.figures.restarts += 1;
+        peer.forget_state(cx.replica);
+        peer.ping_open = false;
+        peer.ping_now(cx.now.mono);
+        self.notes_changed = true;
+        front.drop_requests(|ask| ask.peer() == id);
+        let text = format!("server {} has restarted: it will be given everything again", peer.uri);
+        cx.log(Level::Info, text);
+    }
+
+    fn usrloc(&mut self, id: PeerId, body: &[u8], mark: Option<kdmq::life::CallIdCounter>, cx: &mut Cx<'_>) -> Reply {
+        let batch = match usrloc::decode(body) {
+            Ok(batch) => batch,
+            Err(error) => return malformed(error.status(), cx),
+        };
+        cx.stats.dmq_rows_refused += u64::from(batch.skipped);
+        let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
+        if !peer.owned {
+            self.hold(id, DataChannel::Usrloc, body, cx);
+            return Reply { code: 200, body: None, promises: false };
+        }
+        // Only dumps have several actions in one message.
+        let snapshot = batch.actions.len() > 1 && peer.life.is_dump(mark, true);
+        let updates = batch.actions.iter().any(|a| matches!(a, usrloc::Action::Update(_)));
+        let dump = updates && (snapshot || peer.life.is_dump(mark, peer.pull.is_open()));
+        if dump {
+            peer.pull.arrived(mark, cx.now.mono);
+        }
+        let how = if dump { How::Dump } else { How::Live };
+        for action in &batch.actions {
+            match action {
+                usrloc::Action::None => {}
+                usrloc::Action::Update(row) => usrloc_in::update(peer, row, how, cx),
+                usrloc::Action::Remove(row) => {
+                    peer.life.is_live(mark);
+                    usrloc_in::remove(peer, row, How::Live, cx);
+                }
+                usrloc::Action::Sync => asked_for_all(peer, DataChannel::Usrloc, cx),
+            }
+        }
+        Reply { code: 200, body: None, promises: true }
+    }
+
+    fn htable(&mut self, id: PeerId, body: &[u8], mark: Option<kdmq::life::CallIdCounter>, cx: &mut Cx<'_>) -> Reply {
+        let action = match htable::decode(body) {
+            Ok(action) => action,
+            Err(error) => return malformed(error.status(), cx),
+        };
+        let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
+        if !peer.owned {
+            self.hold(id, DataChannel::Htable, body, cx);
+            return Reply { code: 200, body: None, promises: false };
+        }
+        match &action {
+            htable::Action::Cells(cells) => {
+                peer.life.is_dump(mark, true);
+                peer.pull.arrived(mark, cx.now.mono);
+                cx.stats.dmq_rows_refused += u64::from(cells.skipped);
+                for cell in &cells.cells {
+                    htable_in::dump_cell(peer, cell, &mut self.facts, cx);
+                }
+            }
+            htable::Action::Sync { .. } => asked_for_all(peer, DataChannel::Htable, cx),
+            action => {
+                peer.life.is_live(mark);
+                htable_in::take(peer, action, &self.facts, How::Live, cx);
+                learn_of(peer, action, &self.facts, cx);
+            }
+        }
+        Reply { code: 200, body: None, promises: true }
+    }
+
+    fn hold(&mut self, id: PeerId, channel: DataChannel, body: &[u8], cx: &Cx<'_>) {
+        let body = Bytes::copy_from_slice(body);
+        self.holding.hold(id, cx.now.mono, cx.now.wall, channel, body);
+    }
+}
+
+fn refuse(code: u16, cx: &mut Cx<'_>) -> Reply {
+    cx.stats.dmq_requests_refused += 1;
+    Reply::code(code)
+}
+
+fn malformed(code: u16, cx: &mut Cx<'_>) -> Reply {
+    cx.stats.dmq_malformed += 1;
+    Reply::code(code)
+}
+
+/// The sender's identity: host, port and transport of its From.
+fn identity(request: &Request<'_>) -> Option<Address> {
+    let from = request.message.from().ok()?;
+    let uri = from.uri().ok()?;
+    // A server that calls itself by a name is reached where it sends from.
+    let ip = uri.host.ip().unwrap_or(request.source.ip());
+    let tcp = uri.params.value("transport").is_some_and(|t| t.eq_ignore_ascii_case(b"tcp"));
+    let transport = if tcp { SipTransport::Tcp } else { SipTransport::Udp };
+    Some(Address { addr: std::net::SocketAddr::new(ip, uri.port.unwrap_or(5060)), transport })
+}
+
+/// A table that we know nothing of: its dump tells whether its entries expire by themselves.
+fn learn_of(peer: &mut Peer, action: &htable::Action<'_>, facts: &Facts, cx: &Cx<'_>) {
+    let htable::Action::Set { table, .. } = action else { return };
+    let Ok(name) = std::str::from_utf8(table) else { return };
+    if facts.expiry(cx.config, name) != Expiry::Unknown || peer.lacks_tables.contains(name) {
+        return;
+    }
+    if peer.learned_at.is_none_or(|at| cx.now.mono.ms_since(at) > LEARN_EVERY_MS) {
+        peer.learned_at = Some(cx.now.mono);
+        peer.pull.want_entries();
+    }
+}
+
+/// The server wants everything: it has just started, or somebody told it to ask.
+fn asked_for_all(peer: &mut Peer, channel: DataChannel, cx: &Cx<'_>) {
+    let slots: Vec<crdt::Slot> = cx
+        .replica
+        .scan(None, usize::MAX)
+        .filter(|(_, cell)| (cell.table == location::TABLE) == (channel == DataChannel::Usrloc))
+        .filter(|(slot, cell)| cell.is_live(cx.now.wall) || peer.book.get(*slot).is_some())
+        .map(|(slot, _)| slot)
+        .collect();
+    for slot in slots {
+        if peer.book.get(slot).is_some() {
+            let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value: 0, pull: None };
+            peer.book.note(slot, note);
+        }
+        peer.feed.enqueue(slot);
+    }
+}
+
+/// Applies what was held while another node spoke for this server; what that node had passed on is
+/// recognised as the same event and changes nothing.
+pub(crate) fn replay(peer: &mut Peer, held: Vec<HeldMessage>, facts: &mut Facts, cx: &mut Cx<'_>) {
+    for message in held {
+        let how = How::Held(message.arrival);
+        match message.channel {
+            DataChannel::Usrloc => {
+                let Ok(batch) = usrloc::decode(&message.body) else { continue };
+                if batch.actions.len() > 1 {
+                    continue;
+                }
+                for action in &batch.actions {
+                    match action {
+                        usrloc::Action::Update(row) => usrloc_in::update(peer, row, how, cx),
+                        usrloc::Action::Remove(row) => usrloc_in::remove(peer, row, how, cx),
+                        usrloc::Action::Sync => asked_for_all(peer, message.channel, cx),
+                        usrloc::Action::None => {}
+                    }
+                }
+            }
+            DataChannel::Htable => match htable::decode(&message.body) {
+                Ok(htable::Action::Sync { .. }) => asked_for_all(peer, message.channel, cx),
+                Ok(action) => htable_in::take(peer, &action, facts, how, cx),
+                Err(_) => {}
+            },
+        }
+    }
+}
+
+/// Before a body goes, the ruid under which this server has the contact is fixed in its book.
+pub(crate) fn keep_ruid(peer: &mut Peer, change: &Change, cx: &Cx<'_>) {
+    if peer.book.get(change.slot).is_none() {
+        return;
+    }
+    let Some(old) = change.old.as_deref().and_then(|b| crdt::CellRef::decode(b).ok()) else { return };
+    if old.table != location::TABLE || location::parse_member(old.member) != Member::Device {
+        return;
+    }
+    let Some((_, before)) = usrloc_in::contact_of(&old) else { return };
+    let current = cx.replica.cell(change.slot).map(|c| c.order.into());
+    if current.is_some_and(|version| peer.book.holds(change.slot, version)) {
+        // Noted with or after the change.
+        return;
+    }
+    let now = cx.replica.cell(change.slot).and_then(|c| usrloc_in::contact_of(&c).map(|(_, c)| c.into_owned()));
+    match now {
+        Some(now) if now.ruid == before.ruid => {}
+        Some(now) => {
+            peer.book.pin_ruid(change.slot, &before.ruid);
+            peer.book.unpin_ruid(change.slot, &now.ruid);
+        }
+        None => peer.book.pin_ruid(change.slot, &before.ruid),
+    }
+}
+
+/// Another server tells this one its changes directly. Returns whether that will do, so that we need
+/// not tell it too.
+pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
+    if !matches!(change.cause, Cause::Local | Cause::Pushed) {
+        return false;
+    }
+    let Some(cell) = cx.replica.cell(change.slot) else { return false };
+    if peer.feed.is_open(change.slot) {
+        return false;
+    }
+    if cell.is_live(cx.now.wall) {
+        let value = cell.body.map_or(0, fingerprint);
+        let held = Some(cell.order.into());
+        peer.book.note(change.slot, Note { held, proof: Proof::Told, ruid: Ruid::Kept, value, pull: None });
+        return true;
+    }
+    if cell.table == location::TABLE {
+        let own = peer.book.get(change.slot).is_some_and(|e| e.ruid.is_some());
+        let aliased = cx
+            .replica
+            .members(location::TABLE, cell.key)
+            .any(|(_, alias)| matches!(location::parse_member(alias.member), Member::Ruid(_)) && alias.body.is_some());
+        // Under another ruid the other server's removal misses here (docs/kdmq.md 6.5).
+        if own || aliased {
+            return false;
+        }
+    }
+    peer.book.remove(change.slot);
+    true
+}
+
+/// Holds a contact for another while that outlives a cell's longest life.
+pub(crate) fn renew(key: &[u8], member: &[u8], body: &[u8], cx: &mut Cx<'_>) {
+    let Ok(contact) = location::Contact::decode(body, member) else { return };
+    let now = cx.now.wall;
+    let deadline = location::deadline(contact.expires, now.0 / 1_000, cx.config.location_max_ttl_s);
+    let write = Write {
+        table: location::TABLE,
+        key,
+        member,
+        rank: 0,
+        stamp: StampRule::Now,
+        deadline: Some(deadline),
+        body: Some(body),
+        via: 0,
+        birth: None,
+    };
+    if cx.replica.write(Wall(now.0), write).is_ok() {
+        cx.stats.dmq_leases_renewed += 1;
+    }
+}

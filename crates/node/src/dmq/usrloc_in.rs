@@ -1,0 +1,316 @@
+//! Taking in what a server says on the `usrloc` channel.
+//!
+//! Every statement ends in one of three ways: a write (the server knows something new), agreement
+//! (the server holds what we hold) or a correction (the server holds something that the merge has
+//! decided against; the winner goes back to it). What a statement is worth is decided by SIP's own
+//! order where there is one, by the hybrid clock otherwise (docs/rules.md 10 to 15).
+
+use bstr::{BStr, ByteSlice};
+use crdt::{CellRef, Order, Outcome, Slot, StampRule, Wall, Write};
+use kdmq::usrloc::Row;
+use tables::location::{self, Contact, Event, Member};
+
+use super::How;
+use super::book::{Note, Proof, Ruid};
+use super::peer::Peer;
+use crate::cx::Cx;
+
+/// What the store holds for a contact, decoded.
+struct Held {
+    slot: Slot,
+    order: Order,
+    live: bool,
+    contact: Option<Contact<'static>>,
+}
+
+fn held(cx: &Cx<'_>, aor: &[u8], member: &[u8]) -> Option<Held> {
+    let slot = cx.replica.slot(location::TABLE, aor, member)?;
+    let cell = cx.replica.cell(slot)?;
+    let contact = cell.body.and_then(|b| Contact::decode(b, member).ok()).map(Contact::into_owned);
+    Some(Held { slot, order: cell.order, live: cell.is_live(cx.now.wall), contact })
+}
+
+/// An insert or refresh at the server, live or out of its dump.
+pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) {
+    let contact = &row.contact;
+    if contact.uri.is_empty() || contact.ruid.is_empty() || row.aor.is_empty() {
+        cx.stats.dmq_rows_refused += 1;
+        return;
+    }
+    let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
+    let held = held(cx, &row.aor, &member);
+    if let Some(held) = &held {
+        if how == How::Dump && peer.live_since_pull.contains(&held.slot) {
+            return;
+        }
+        match judge(peer, held, contact, how) {
+            Verdict::Agrees => return agree(peer, held.slot, held.order, &contact.ruid, how, cx),
+            Verdict::Reordered => return,
+            Verdict::Stale => return correct(peer, held.slot, &contact.ruid, cx),
+            Verdict::News => {}
+        }
+    }
+    let written = write(peer, row, &member, held.as_ref(), how, cx);
+    match written {
+        Some(Outcome::Written(slot, _)) => {
+            let Some(order) = cx.replica.cell(slot).map(|c| c.order) else { return };
+            if how != How::Dump {
+                peer.touched(slot);
+            }
+            agree(peer, slot, order, &contact.ruid, how, cx);
+        }
+        Some(Outcome::Lost(slot)) => correct(peer, slot, &contact.ruid, cx),
+        None => {}
+    }
+}
+
+enum Verdict {
+    /// The same event as the held version.
+    Agrees,
+    /// Older than what this very server has said before: its workers overtook each other.
+    Reordered,
+    /// The mesh knows better.
+    Stale,
+    /// To be written.
+    News,
+}
+
+fn judge(peer: &Peer, held: &Held, new: &Contact<'_>, how: How) -> Verdict {
+    let Some(contact) = &held.contact else { return Verdict::News };
+    let event = location::compare_events(contact, new);
+    let stale = || match peer.book.holds(held.slot, held.order.into()) {
+        true if how != How::Dump => Verdict::Reordered,
+        _ => Verdict::Stale,
+    };
+    match event {
+        Event::Same => Verdict::Agrees,
+        Event::Stale => stale(),
+        Event::Newer => Verdict::News,
+        // 6.x orders by `last_modified` itself, so an older one is stale there as well (docs/rules.md 13).
+        Event::Unordered
+            if peer.generation == kdmq::Generation::V6 && held.live && contact.last_modified > new.last_modified =>
+        {
+            stale()
+        }
+        Event::Unordered => Verdict::News,
+    }
+}
+
+fn write(peer: &Peer, row: &Row<'_>, member: &[u8], held: Option<&Held>, how: How, cx: &mut Cx<'_>) -> Option<Outcome> {
+    let contact = &row.contact;
+    let happened = Wall(contact.last_modified.saturating_mul(1_000));
+    let newer = held.and_then(|h| {
+        let known = h.contact.as_ref()?;
+        (location::compare_events(known, contact) == Event::Newer).then_some(h.order.stamp)
+    });
+    let at = |wall: Wall| match newer {
+        // SIP itself says that it is newer, so no coarse or lagging clock may say otherwise (R4).
+        Some(stamp) if stamp.time >= crdt::Hlc::from_ms(wall.0) => StampRule::Above(stamp),
+        _ => StampRule::At(wall),
+    };
+    let stamp = match how {
+        How::Live => StampRule::Now,
+        How::Dump => at(happened),
+        How::Held(arrival) => at(arrival),
+    };
+    let body = contact.encode(member);
+    let result = cx.replica.write(
+        cx.now.wall,
+        Write {
+            table: location::TABLE,
+            key: &row.aor,
+            member,
+            rank: 0,
+            stamp,
+            deadline: Some(location::deadline(contact.expires, cx.now.wall.0 / 1_000, cx.config.location_max_ttl_s)),
+            body: Some(&body),
+            via: peer.tag,
+            birth: None,
+        },
+    );
+    match result {
+        Ok(outcome) => Some(outcome),
+        Err(_) => {
+            cx.stats.dmq_rows_refused += 1;
+            None
+        }
+    }
+}
+
+/// The server showed that it holds this version, under this ruid.
+fn agree(peer: &mut Peer, slot: Slot, order: Order, ruid: &BStr, how: How, cx: &mut Cx<'_>) {
+    let as_held = cx.replica.cell(slot).is_some_and(|cell| {
+        cell.body.and_then(|b| Contact::decode(b, cell.member).ok()).is_some_and(|c| c.ruid == ruid)
+    });
+    let note = Note {
+        held: Some(order.into()),
+        proof: Proof::Seen,
+        ruid: if as_held { Ruid::AsHeld } else { Ruid::Own(ruid) },
+        value: 0,
+        pull: Some(peer.pull.number),
+    };
+    peer.book.note(slot, note);
+    if how != How::Dump {
+        peer.touched(slot);
+    }
+    if peer.feed.is_open(slot) {
+        // What the server ends up with depends on which of the two it applied last.
+        peer.feed.look_again(slot);
+    }
+    alias(peer, slot, cx);
+}
+
+/// The server holds something that lost; the winner goes back to it under its own ruid.
+fn correct(peer: &mut Peer, slot: Slot, ruid: &BStr, cx: &mut Cx<'_>) {
+    let pull = Some(peer.pull.number);
+    peer.book.note(slot, Note { held: None, proof: Proof::Seen, ruid: Ruid::Own(ruid), value: 0, pull });
+    peer.figures.corrections += 1;
+    cx.stats.dmq_corrections += 1;
+    peer.feed.enqueue(slot);
+}
+
+/// Keeps a ruid of this server that the held body does not name as a cell of its own, so that any
+/// node can remove the contact there later (docs/rules.md 15).
+pub(crate) fn alias(peer: &Peer, slot: Slot, cx: &mut Cx<'_>) {
+    let Some(ruid) = peer.book.get(slot).and_then(|e| e.ruid.clone()) else { return };
+    let Some(cell) = cx.replica.cell(slot) else { return };
+    let Some(deadline) = cell.deadline.filter(|_| cell.is_live(cx.now.wall)) else { return };
+    let (key, member) = (cell.key.to_vec(), cell.member.to_vec());
+    let name = location::alias_member(&ruid);
+    let known = cx
+        .replica
+        .slot(location::TABLE, &key, &name)
+        .and_then(|s| cx.replica.cell(s))
+        .is_some_and(|c| c.body == Some(&member[..]) && c.deadline >= Some(deadline));
+    if known {
+        return;
+    }
+    let write = Write {
+        table: location::TABLE,
+        key: &key,
+        member: &name,
+        rank: 0,
+        stamp: StampRule::Now,
+        deadline: Some(deadline),
+        body: Some(&member),
+        via: 0,
+        birth: None,
+    };
+    if cx.replica.write(cx.now.wall, write).is_err() {
+        cx.stats.dmq_rows_refused += 1;
+    }
+}
+
+/// A removal at the server (never out of a dump). It carries the version that it removes, so a
+/// re-REGISTER that this server had not seen survives it (docs/rules.md 13).
+pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) {
+    let Some(member) = member_of_removal(row, cx) else {
+        cx.stats.dmq_rows_refused += 1;
+        return;
+    };
+    let held = held(cx, &row.aor, &member);
+    if let Some(held) = &held {
+        peer.touched(held.slot);
+        if peer.feed.is_open(held.slot) {
+            peer.feed.look_again(held.slot);
+        }
+        if !held.live {
+            peer.book.remove(held.slot);
+            return;
+        }
+        let knew = peer.book.holds(held.slot, held.order.into());
+        peer.book.remove(held.slot);
+        if !knew && survives(held, &row.contact) {
+            peer.figures.corrections += 1;
+            cx.stats.dmq_corrections += 1;
+            peer.feed.enqueue(held.slot);
+            return;
+        }
+    }
+    let stamp = match how {
+        How::Held(arrival) => StampRule::At(arrival),
+        How::Live | How::Dump => StampRule::Now,
+    };
+    let write = Write {
+        table: location::TABLE,
+        key: &row.aor,
+        member: &member,
+        rank: 0,
+        stamp,
+        deadline: None,
+        body: None,
+        via: peer.tag,
+        birth: None,
+    };
+    match cx.replica.write(cx.now.wall, write) {
+        Ok(Outcome::Written(slot, _)) => {
+            peer.touched(slot);
+            drop_aliases(&row.aor, &member, cx);
+        }
+        Ok(Outcome::Lost(slot)) => peer.feed.enqueue(slot),
+        Err(_) => cx.stats.dmq_rows_refused += 1,
+    }
+}
+
+/// Whether the held version is later than the one that the server removed.
+fn survives(held: &Held, removed: &Contact<'_>) -> bool {
+    let Some(contact) = &held.contact else { return false };
+    if removed.callid.is_empty() && removed.last_modified == 0 {
+        return false;
+    }
+    if contact.callid == removed.callid {
+        contact.cseq > removed.cseq
+    } else {
+        contact.last_modified > removed.last_modified
+    }
+}
+
+/// Which contact a removal means: by its own attributes, else by its ruid.
+fn member_of_removal(row: &Row<'_>, cx: &Cx<'_>) -> Option<Vec<u8>> {
+    let contact = &row.contact;
+    let by_attributes =
+        (!contact.uri.is_empty()).then(|| location::identity(&contact.uri, &contact.instance, contact.reg_id));
+    if let Some(member) = &by_attributes
+        && cx.replica.slot(location::TABLE, &row.aor, member).is_some()
+    {
+        return by_attributes;
+    }
+    by_ruid(&row.aor, &contact.ruid, cx).or(by_attributes)
+}
+
+fn by_ruid(aor: &[u8], ruid: &BStr, cx: &Cx<'_>) -> Option<Vec<u8>> {
+    if ruid.is_empty() {
+        return None;
+    }
+    let wanted = location::alias_member(ruid);
+    cx.replica.members(location::TABLE, aor).find_map(|(_, cell)| match location::parse_member(cell.member) {
+        Member::Ruid(_) if cell.member == wanted => cell.body.map(<[u8]>::to_vec),
+        Member::Ruid(_) => None,
+        Member::Device => {
+            let named = cell.body.and_then(|b| Contact::decode(b, cell.member).ok());
+            named.is_some_and(|c| c.ruid == ruid).then(|| cell.member.to_vec())
+        }
+    })
+}
+
+/// Removes the aliases of a contact that is gone.
+pub(crate) fn drop_aliases(aor: &[u8], member: &[u8], cx: &mut Cx<'_>) {
+    let names = |cell: &CellRef<'_>| {
+        matches!(location::parse_member(cell.member), Member::Ruid(_)) && cell.body == Some(member)
+    };
+    let aliases: Vec<(Slot, Order)> = cx
+        .replica
+        .members(location::TABLE, aor)
+        .filter(|(_, cell)| names(cell))
+        .map(|(slot, cell)| (slot, cell.order))
+        .collect();
+    for (slot, order) in aliases {
+        cx.replica.remove_observed(cx.now.wall, slot, order, 0);
+    }
+}
+
+/// The contact that a slot holds, with its AoR.
+pub(crate) fn contact_of<'a>(cell: &CellRef<'a>) -> Option<(&'a BStr, Contact<'a>)> {
+    let contact = Contact::decode(cell.body?, cell.member).ok()?;
+    Some((cell.key.as_bstr(), contact))
+}

@@ -1,0 +1,117 @@
+//! Contacts of two servers that share one node.
+
+use crate::world::{World, config};
+
+const A: &str = "sip:alice@192.0.2.1:5060";
+const B: &str = "sip:alice@192.0.2.2:5060";
+
+fn two() -> (World, std::net::SocketAddr, std::net::SocketAddr) {
+    let mut world = World::new(config());
+    let k1 = world.start("127.0.0.11:5060");
+    let k2 = world.start("127.0.0.12:5060");
+    world.run_ms(8_000);
+    (world, k1, k2)
+}
+
+#[test]
+fn a_registration_at_one_server_reaches_the_other_with_its_ruid() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    let ruid = world.server(k1).register("alice", A, "c1", 1, 600, wall);
+    world.run_ms(50);
+    assert_eq!(world.shows("alice"), [A]);
+    assert_eq!(world.server(k2).holds("alice"), [A]);
+    assert!(world.server(k2).contacts.contains_key(&("alice".into(), ruid)));
+}
+
+#[test]
+fn one_change_costs_one_request_and_nothing_comes_back() {
+    let (mut world, k1, k2) = two();
+    let (before1, before2) = (world.server(k1).received.len(), world.server(k2).received.len());
+    let wall = world.wall_s();
+    world.server(k1).register("alice", A, "c1", 1, 600, wall);
+    world.run_ms(200);
+    let wall = world.wall_s();
+    world.server(k1).register("alice", A, "c1", 2, 600, wall);
+    world.run_ms(200);
+    assert_eq!(world.server(k2).received.len() - before2, 2);
+    assert_eq!(world.server(k1).received.len() - before1, 0);
+}
+
+#[test]
+fn an_unregister_at_either_server_removes_the_contact_everywhere() {
+    for from_first in [true, false] {
+        let (mut world, k1, k2) = two();
+        let wall = world.wall_s();
+        world.server(k1).register("alice", A, "c1", 1, 600, wall);
+        world.run_ms(50);
+        world.server(if from_first { k1 } else { k2 }).unregister("alice", A);
+        world.run_ms(50);
+        assert!(world.shows("alice").is_empty());
+        assert!(world.server(k1).holds("alice").is_empty());
+        assert!(world.server(k2).holds("alice").is_empty());
+    }
+}
+
+#[test]
+fn a_refresh_at_the_other_server_keeps_one_contact_at_each() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    world.server(k1).register("alice", A, "c1", 1, 600, wall);
+    world.run_ms(50);
+    let wall = world.wall_s();
+    world.server(k2).register("alice", A, "c1", 2, 900, wall);
+    world.run_ms(50);
+    for server in [k1, k2] {
+        let contacts: Vec<_> = world.server(server).contacts.values().cloned().collect();
+        assert_eq!(contacts.len(), 1, "{server}");
+        assert_eq!((contacts[0].cseq, contacts[0].expires), (2, wall + 900), "{server}");
+    }
+}
+
+#[test]
+fn an_aor_keeps_the_contacts_of_both_servers_apart() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    world.server(k1).register("alice", A, "c1", 1, 600, wall);
+    world.server(k2).register("alice", B, "c2", 1, 600, wall);
+    world.run_ms(50);
+    assert_eq!(world.shows("alice"), [A, B]);
+    world.server(k1).unregister("alice", A);
+    world.run_ms(50);
+    assert_eq!(world.shows("alice"), [B]);
+    assert_eq!(world.server(k1).holds("alice"), [B]);
+    assert_eq!(world.server(k2).holds("alice"), [B]);
+}
+
+#[test]
+fn an_expired_contact_is_shown_no_more_and_costs_no_request() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    world.server(k1).register("alice", A, "c1", 1, 5, wall);
+    world.run_ms(4_000);
+    assert_eq!(world.shows("alice"), [A]);
+    let before = world.server(k2).received.iter().filter(|(c, b)| c == "usrloc" && b.len() > 20).count();
+    world.run_ms(2_500);
+    assert!(world.shows("alice").is_empty());
+    let after = world.server(k2).received.iter().filter(|(c, b)| c == "usrloc" && b.len() > 20).count();
+    assert_eq!(after, before);
+}
+
+#[test]
+fn the_same_contact_registered_at_both_servers_at_once_is_removed_at_both_under_their_own_ruids() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    let r1 = world.server(k1).register("alice", A, "c1", 1, 600, wall);
+    let r2 = world.server(k2).register("alice", A, "c2", 1, 600, wall);
+    assert_ne!(r1, r2);
+    world.run_ms(300);
+    let contacts = world.node.location(b"alice", world.now());
+    assert_eq!(contacts.len(), 1);
+    assert_eq!(contacts[0].ruids.len(), 2, "both ruids are known");
+    world.server(k1).unregister("alice", A);
+    world.run_ms(300);
+    assert!(world.server(k1).holds("alice").is_empty());
+    assert!(world.server(k2).holds("alice").is_empty());
+    assert!(world.shows("alice").is_empty());
+}

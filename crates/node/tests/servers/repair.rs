@@ -1,0 +1,157 @@
+//! Servers that were cut off, restarted or silent.
+
+use crate::world::{World, config};
+use tables::htable::Value;
+
+const A: &str = "sip:alice@192.0.2.1:5060";
+const B: &str = "sip:bob@192.0.2.2:5060";
+const C: &str = "sip:carol@192.0.2.3:5060";
+
+fn two() -> (World, std::net::SocketAddr, std::net::SocketAddr) {
+    let mut world = World::new(config());
+    let k1 = world.start("127.0.0.11:5060");
+    let k2 = world.start("127.0.0.12:5060");
+    world.run_ms(8_000);
+    (world, k1, k2)
+}
+
+fn text(text: &'static str) -> Value<'static> {
+    Value::Str(std::borrow::Cow::Owned(text.into()))
+}
+
+/// Alice and a key at the first server, known to everybody, and proven by a dump.
+fn settled() -> (World, std::net::SocketAddr, std::net::SocketAddr) {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    world.server(k1).register("alice", A, "c1", 1, 6_000, wall);
+    world.server(k1).set("plain", "k", text("old"), wall);
+    world.run_ms(40_000);
+    (world, k1, k2)
+}
+
+#[test]
+fn what_a_cut_off_server_removed_and_what_it_took_in_is_so_everywhere_after_its_return() {
+    for (name, cut) in [("the sender", 0), ("a server that was fed", 1)] {
+        let (mut world, k1, k2) = settled();
+        let (cut, other) = if cut == 0 { (k1, k2) } else { (k2, k1) };
+        world.server(cut).reachable = false;
+        world.run_ms(20_000);
+        let wall = world.wall_s();
+        world.server(cut).unregister("alice", A);
+        world.server(cut).delete("plain", "k");
+        world.server(cut).register("bob", B, "c2", 1, 6_000, wall);
+        world.server(other).register("carol", C, "c3", 1, 6_000, wall);
+        world.run_ms(40_000);
+        assert_eq!(world.shows("alice"), [A], "{name}: nothing is known yet");
+        // What the server sent meanwhile is lost, as after its fr_timer.
+        world.server(cut).forget_open();
+        world.server(cut).reachable = true;
+        world.run_ms(15_000);
+        for server in [k1, k2] {
+            let server = world.server(server);
+            assert!(server.holds("alice").is_empty(), "{name}: {}", server.addr);
+            assert_eq!(server.holds("bob"), [B], "{name}");
+            assert_eq!(server.holds("carol"), [C], "{name}");
+            assert_eq!(server.entry("plain", "k"), None, "{name}");
+        }
+        assert!(world.shows("alice").is_empty(), "{name}");
+        assert_eq!((world.shows("bob"), world.shows("carol")), (vec![B.into()], vec![C.into()]), "{name}");
+        assert_eq!(world.entry("plain", "k"), None, "{name}");
+    }
+}
+
+#[test]
+fn a_refresh_elsewhere_outlives_the_removal_at_a_cut_off_server() {
+    let (mut world, k1, k2) = settled();
+    world.server(k1).reachable = false;
+    world.run_ms(20_000);
+    world.server(k1).unregister("alice", A);
+    world.run_ms(5_000);
+    let wall = world.wall_s();
+    world.server(k2).register("alice", A, "c1", 2, 6_000, wall);
+    world.run_ms(20_000);
+    world.server(k1).forget_open();
+    world.server(k1).reachable = true;
+    world.run_ms(15_000);
+    assert_eq!(world.shows("alice"), [A]);
+    assert_eq!(world.server(k1).holds("alice"), [A]);
+}
+
+#[test]
+fn a_restarted_server_gets_everything_back_and_removes_nothing() {
+    let (mut world, k1, k2) = settled();
+    world.start("127.0.0.11:5060");
+    world.run_ms(8_000);
+    assert_eq!(world.server(k1).holds("alice"), [A]);
+    assert_eq!(world.server(k1).entry("plain", "k").as_deref(), Some("old"));
+    assert_eq!(world.shows("alice"), [A]);
+    assert_eq!(world.server(k2).holds("alice"), [A]);
+    assert_eq!(world.node.peers(world.now())[0].restarts, 1);
+}
+
+#[test]
+fn a_server_that_restarted_unheard_removes_nothing_either() {
+    let (mut world, k1, _) = settled();
+    world.server(k1).reachable = false;
+    world.run_ms(20_000);
+    world.start("127.0.0.11:5060");
+    world.run_ms(10_000);
+    assert_eq!(world.shows("alice"), [A]);
+    assert_eq!(world.server(k1).holds("alice"), [A]);
+}
+
+#[test]
+fn what_changed_elsewhere_while_a_server_was_cut_off_is_told_once_it_is_back() {
+    let (mut world, k1, k2) = settled();
+    world.server(k2).reachable = false;
+    world.run_ms(20_000);
+    let wall = world.wall_s();
+    for round in 0..20 {
+        world.server(k1).set("plain", "k", text(["a", "b"][round % 2]), wall);
+        world.run_ms(100);
+    }
+    world.server(k1).unregister("alice", A);
+    world.run_ms(1_000);
+    let before = world.server(k2).received.len();
+    world.server(k2).reachable = true;
+    world.run_ms(12_000);
+    assert!(world.server(k2).holds("alice").is_empty());
+    assert_eq!(world.server(k2).entry("plain", "k").as_deref(), Some("b"));
+    let sets = world.server(k2).received[before..].iter().filter(|(_, b)| b.starts_with(b"{\"action\":2")).count();
+    assert!(sets <= 4, "twenty writes are told as one: {sets}");
+}
+
+#[test]
+fn a_silent_server_costs_one_waiting_entry_per_cell_and_nobody_else_anything() {
+    let (mut world, k1, k2) = settled();
+    world.server(k2).reachable = false;
+    for round in 0..50 {
+        let wall = world.wall_s();
+        world.server(k1).set("plain", "k", text(["a", "b"][round % 2]), wall);
+        world.server(k1).register("alice", A, "c1", round as u32 + 2, 6_000, wall);
+        world.run_ms(1_000);
+    }
+    let peers = world.node.peers(world.now());
+    let silent = peers.iter().find(|p| p.uri.ends_with("12:5060")).unwrap();
+    assert_eq!(silent.state, "silent");
+    assert!(silent.queued <= 2, "{silent:?}");
+    assert_eq!(silent.open, 0);
+    let fine = peers.iter().find(|p| p.uri.ends_with("11:5060")).unwrap();
+    assert_eq!((fine.state, fine.queued), ("active", 0));
+}
+
+#[test]
+fn a_server_that_starts_with_contacts_fills_the_mesh_and_an_empty_one_is_filled() {
+    let mut world = World::new(config());
+    let k1 = world.start("127.0.0.11:5060");
+    let wall = world.wall_s();
+    for n in 0..2_000 {
+        let (aor, uri) = (format!("u{n}"), format!("sip:u{n}@192.0.2.9:5060"));
+        world.server(k1).register(&aor, &uri, &format!("c{n}"), 1, 6_000, wall);
+    }
+    world.run_until(30_000, "the node takes them all in", |w| w.node.status(w.now()).contacts == 2_000);
+    let k2 = world.start("127.0.0.12:5060");
+    world.run_until(60_000, "the fresh server is filled", |w| w.server(k2).contacts.len() == 2_000);
+    let requests = world.server(k2).received.iter().filter(|(_, b)| b.starts_with(b"{\"multi\"")).count();
+    assert!(requests >= 600, "several contacts go together: {requests}");
+}

@@ -1,0 +1,126 @@
+//! Hash tables of two servers that share one node.
+
+use crate::world::{World, config};
+use starling_node::{Command, CommandId, CommandOk, Input, Pattern};
+use tables::htable::Value;
+
+fn two() -> (World, std::net::SocketAddr, std::net::SocketAddr) {
+    let mut world = World::new(config());
+    let k1 = world.start("127.0.0.11:5060");
+    let k2 = world.start("127.0.0.12:5060");
+    world.run_ms(8_000);
+    (world, k1, k2)
+}
+
+fn text(text: &'static str) -> Value<'static> {
+    Value::Str(std::borrow::Cow::Owned(text.into()))
+}
+
+#[test]
+fn sets_and_deletes_reach_the_other_server_whatever_their_type() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    world.server(k1).set("plain", "s", text("hello"), wall);
+    world.server(k1).set("plain", "i", Value::Int(-7), wall);
+    world.run_ms(50);
+    assert_eq!(world.server(k2).entry("plain", "s").as_deref(), Some("hello"));
+    assert_eq!(world.server(k2).entry("plain", "i").as_deref(), Some("-7"));
+    world.server(k2).delete("plain", "s");
+    world.run_ms(50);
+    assert_eq!(world.server(k1).entry("plain", "s"), None);
+    assert_eq!(world.entry("plain", "s"), None);
+    assert_eq!(world.entry("plain", "i").as_deref(), Some("-7"));
+}
+
+#[test]
+fn a_repeated_set_after_an_unseen_one_elsewhere_counts() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    world.server(k1).set("plain", "k", text("x"), wall);
+    world.run_ms(5_000);
+    world.server(k2).set("plain", "k", text("y"), wall);
+    world.run_ms(5_000);
+    world.server(k1).set("plain", "k", text("x"), wall);
+    world.run_ms(50);
+    assert_eq!(world.server(k2).entry("plain", "k").as_deref(), Some("x"));
+}
+
+#[test]
+fn the_expiry_of_a_table_that_nobody_declared_is_learned() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    world.server(k1).set("exp", "k", text("v"), wall);
+    world.run_ms(4_000);
+    let entry = world.node.htable_get("exp", b"k", world.now()).expect("it is there");
+    let expires = entry.expires.expect("the dump told when it expires");
+    assert!(expires.abs_diff(wall + 3_600) <= 1, "{expires} is not {}", wall + 3_600);
+    let wall = world.wall_s();
+    world.server(k2).set("exp", "second", text("v"), wall);
+    world.run_ms(50);
+    let entry = world.node.htable_get("exp", b"second", world.now()).expect("it is there");
+    assert!(entry.expires.is_some_and(|e| e.abs_diff(wall + 3_600) <= 2), "{entry:?}");
+}
+
+#[test]
+fn an_operators_entry_expires_at_the_servers_too() {
+    let (mut world, k1, _) = two();
+    let command = Command::HtableSet {
+        table: "exp".into(),
+        key: "k".into(),
+        value: starling_node::Value::Int(5),
+        expires_in: Some(30),
+    };
+    world.handle(Input::Command { id: CommandId(1), command });
+    world.run_ms(100);
+    let wall = world.wall_s();
+    let expire = world.server(k1).entries[&("exp".to_owned(), "k".to_owned())].1;
+    assert!(expire.abs_diff(wall + 30) <= 1);
+    world.run_ms(32_000);
+    assert_eq!(world.entry("exp", "k"), None);
+}
+
+#[test]
+fn deleting_by_pattern_reaches_the_servers_entry_by_entry() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    for key in ["user:1", "user:2", "other"] {
+        world.server(k1).set("plain", key, text("v"), wall);
+    }
+    world.run_ms(100);
+    let command = Command::HtableDeleteMatching {
+        table: "plain".into(),
+        pattern: Pattern::Prefix("user:".into()),
+        on_values: false,
+    };
+    world.handle(Input::Command { id: CommandId(1), command });
+    world.run_ms(100);
+    for server in [k1, k2] {
+        assert_eq!(world.server(server).entry("plain", "user:1"), None);
+        assert_eq!(world.server(server).entry("plain", "user:2"), None);
+        assert_eq!(world.server(server).entry("plain", "other").as_deref(), Some("v"));
+    }
+    let removed = br#"{"action":5,"htname":"plain","type":2,"strval":"^oth","mode":0}"#;
+    world.server(k1).entries.retain(|(_, key), _| !key.starts_with("oth"));
+    world.server(k1).request("htable", removed.to_vec(), 1, "sip");
+    world.run_ms(100);
+    assert_eq!(world.server(k2).entry("plain", "other"), None);
+}
+
+#[test]
+fn a_value_that_no_server_can_hold_is_refused() {
+    let mut world = World::new(config());
+    let command = Command::HtableSet {
+        table: "plain".into(),
+        key: "k".into(),
+        value: starling_node::Value::Int(1 << 40),
+        expires_in: None,
+    };
+    world.node.handle(Input::Command { id: CommandId(9), command }, world.now());
+    let refused = std::iter::from_fn(|| match world.node.poll() {
+        starling_node::Output::Sleep { .. } => None,
+        output => Some(output),
+    })
+    .any(|output| matches!(output, starling_node::Output::Done { id: CommandId(9), result: Err(_) }));
+    assert!(refused);
+    let _ = CommandOk::Done;
+}
