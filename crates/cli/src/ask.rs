@@ -18,7 +18,7 @@ pub(crate) fn status(query: &Query) -> Outcome {
         (Some(data), _) => format!("{data}, writing"),
         (None, _) => "memory only".to_owned(),
     };
-    let mut table = Table::new(&["NODE", ""]);
+    let mut table = Table::new(&["", ""]);
     let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
     row("name", format!("{} ({})", status.name, status.id));
     row("cluster", status.cluster);

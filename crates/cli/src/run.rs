@@ -1,5 +1,7 @@
 //! Running a node.
 
+use std::io::IsTerminal;
+
 use daemon::config::settings;
 use daemon::{Plan, Settings};
 use tracing::Level;
@@ -15,6 +17,7 @@ pub(crate) fn run(args: &Run) -> Outcome {
     let plan = Plan::new(&settings).map_err(|e| Failure::said(e.to_string()))?;
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_max_level(level(settings.log.level))
         .with_target(false)
         .init();

@@ -7,6 +7,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// If all headings are empty, none is shown.
     pub(crate) fn new(headings: &[&'static str]) -> Self {
         Self { headings: headings.to_vec(), rows: Vec::new() }
     }
@@ -17,8 +18,9 @@ impl Table {
 
     /// Columns are as wide as their widest cell; the last one is not filled up.
     pub(crate) fn render(&self) -> String {
-        let heading_row: Vec<String> = self.headings.iter().map(|h| (*h).to_owned()).collect();
-        let rows: Vec<&Vec<String>> = std::iter::once(&heading_row).chain(&self.rows).collect();
+        let headings: Vec<String> = self.headings.iter().map(|h| (*h).to_owned()).collect();
+        let shown = headings.iter().any(|heading| !heading.is_empty()).then_some(&headings);
+        let rows: Vec<&Vec<String>> = shown.into_iter().chain(&self.rows).collect();
         let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
         let widths: Vec<usize> = (0..self.headings.len()).map(|column| width(column).unwrap_or(0)).collect();
         let mut out = String::new();

@@ -15,6 +15,7 @@ use node::view::EntryView;
 use node::{Command, CommandError, Value};
 use serde::Serialize;
 use serde_json::Value as JsonValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{App, Failure, rpc_usrloc, show};
 use crate::clock;
@@ -44,7 +45,7 @@ const METHODS: [&str; 16] = [
 /// Rows asked of the node at a time, so that a long list does not hold it up.
 pub(super) const ROWS: usize = 1_000;
 
-pub(super) type Outcome = Result<JsonValue, Fault>;
+pub(super) type Outcome = Result<Box<RawValue>, Fault>;
 
 pub(super) async fn rpc(State(app): State<App>, body: Bytes) -> Response {
     let request: Request = match serde_json::from_slice(&body) {
@@ -80,7 +81,7 @@ impl From<Failure> for Fault {
 }
 
 pub(super) fn json(rows: impl Serialize) -> Outcome {
-    serde_json::to_value(rows).map_err(|e| fault(500, e.to_string()))
+    to_raw_value(&rows).map_err(|e| fault(500, e.to_string()))
 }
 
 async fn call(app: &App, method: &str, params: &Params) -> Outcome {
@@ -88,7 +89,7 @@ async fn call(app: &App, method: &str, params: &Params) -> Outcome {
         "core.uptime" => uptime(app),
         "core.version" => {
             let (version, arch, os) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, std::env::consts::OS);
-            Ok(format!("starling {version} ({arch}/{os})").into())
+            json(format!("starling {version} ({arch}/{os})"))
         }
         "dmq.list_nodes" => list_nodes(app).await,
         "htable.delete" => delete(app, params).await,
@@ -272,7 +273,7 @@ async fn set(app: &App, params: &Params, integer: bool) -> Outcome {
         Value::Str(params.text(2, "the value")?.into())
     };
     carry_out(app, Command::HtableSet { table, key, value, expires_in: None }, no_table()).await?;
-    Ok("Ok. Key set to new value.".into())
+    json("Ok. Key set to new value.")
 }
 
 async fn set_expiry(app: &App, params: &Params) -> Outcome {
@@ -281,12 +282,12 @@ async fn set_expiry(app: &App, params: &Params) -> Outcome {
     let seconds = u32::try_from(seconds).map_err(|_| fault(500, format!("{seconds} is no number of seconds")))?;
     let value = entry(app, &table, &key).await?.value;
     carry_out(app, Command::HtableSet { table, key, value, expires_in: Some(seconds) }, no_table()).await?;
-    Ok("Ok".into())
+    json("Ok")
 }
 
 async fn delete(app: &App, params: &Params) -> Outcome {
     let (table, key) = table_and_key(params)?;
     let absent = if table_exists(app, &table).await? { fault(404, "Key not found in htable.") } else { no_table() };
     carry_out(app, Command::HtableDelete { table, key }, absent).await?;
-    Ok("Ok. Key deleted.".into())
+    json("Ok. Key deleted.")
 }

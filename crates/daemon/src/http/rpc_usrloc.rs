@@ -4,7 +4,6 @@ use admin::rpc::{Fault, UlAor, UlContact, UlContactItem, UlDomain, UlDomainItem,
 use bstr::BString;
 use node::view::ContactView;
 use node::{Command, NewContact};
-use serde_json::Value as JsonValue;
 
 use super::rpc::{Outcome, Params, ROWS, carry_out, fault, json};
 use super::{App, show, write};
@@ -80,7 +79,7 @@ pub(super) async fn add(app: &App, params: &Params) -> Outcome {
         ..NewContact::default()
     };
     carry_out(app, Command::LocationAdd(Box::new(contact)), fault(500, "not added")).await?;
-    Ok(done())
+    done()
 }
 
 /// `ul.rm table AOR`; an AoR without contacts is no fault.
@@ -89,8 +88,8 @@ pub(super) async fn remove(app: &App, params: &Params) -> Outcome {
     let aor: BString = params.text(1, "the AoR")?.into();
     let removed = carry_out(app, Command::LocationRemove { aor, contact: None }, fault(404, "AOR not found")).await;
     match removed {
-        Err(absent) if absent.code == 404 => Ok(done()),
-        other => other.map(|()| done()),
+        Err(absent) if absent.code == 404 => done(),
+        other => other.and_then(|()| done()),
     }
 }
 
@@ -103,12 +102,12 @@ pub(super) async fn remove_contact(app: &App, params: &Params) -> Outcome {
     let known = app.look(move |node, now| !node.location(&wanted, now).is_empty()).await?;
     let absent = fault(404, if known { "Contact not found" } else { "AOR not found" });
     carry_out(app, Command::LocationRemove { aor, contact: Some(contact) }, absent).await?;
-    Ok(done())
+    done()
 }
 
 /// What Kamailio answers when it has nothing to say.
-fn done() -> JsonValue {
-    JsonValue::Object(serde_json::Map::new())
+fn done() -> Outcome {
+    json(serde_json::Map::new())
 }
 
 fn items(contacts: Vec<ContactView>, now: u64) -> Vec<UlContactItem> {

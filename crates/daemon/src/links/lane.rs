@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use node::{Lane, LinkId, MAX_FRAME};
-use quinn::{Connection, ReadExactError, RecvStream, SendStream};
+use quinn::{Connection, ReadError, ReadExactError, RecvStream, SendStream};
 use tokio::sync::mpsc;
 
 use super::{CODE, LaneHandle, Links};
@@ -15,6 +15,8 @@ const PUSH_PRIORITY: i32 = 1;
 
 /// Why a stream ended.
 enum End {
+    /// The whole connection did; it says so itself.
+    Lost,
     /// The peer finished or reset it.
     Over,
     /// The peer broke the framing; the sentence is told to it.
@@ -24,6 +26,7 @@ enum End {
 impl From<ReadExactError> for End {
     fn from(error: ReadExactError) -> Self {
         match error {
+            ReadExactError::ReadError(ReadError::ConnectionLost(_)) => Self::Lost,
             ReadExactError::FinishedEarly(0) | ReadExactError::ReadError(_) => Self::Over,
             ReadExactError::FinishedEarly(_) => Self::Broken("a frame was cut short"),
         }
@@ -80,6 +83,7 @@ pub(super) async fn accept_sessions(links: Arc<Links>, link: LinkId, connection:
 pub(super) async fn read_push(links: Arc<Links>, link: LinkId, connection: Connection) {
     let Ok(mut stream) = connection.accept_uni().await else { return };
     match read(&links, link, Lane::Push, &mut stream).await {
+        End::Lost => {}
         End::Over => connection.close(CODE, b"the push stream ended"),
         End::Broken(why) => connection.close(CODE, why.as_bytes()),
     }

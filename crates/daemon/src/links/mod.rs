@@ -206,10 +206,13 @@ impl Links {
         self.inbox.push_urgent(Event::LinkUp { link, handle, addr, dialed, subject });
         self.runtime.spawn(lane::read_push(self.clone(), link, connection.clone()));
         self.runtime.spawn(lane::accept_sessions(self.clone(), link, connection.clone()));
-        while let Ok(bytes) = connection.read_datagram().await {
-            self.inbox.push_urgent(Event::Datagram { link, bytes });
-        }
-        let reason = self.explain(&connection.closed().await);
+        let ended = loop {
+            match connection.read_datagram().await {
+                Ok(bytes) => self.inbox.push_urgent(Event::Datagram { link, bytes }),
+                Err(ended) => break ended,
+            }
+        };
+        let reason = self.explain(&ended);
         self.inbox.push_behind(Event::LinkDown { link, reason });
     }
 
