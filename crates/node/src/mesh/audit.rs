@@ -120,7 +120,7 @@ impl Audit {
                 self.ranges = Some((0..=u8::MAX).zip(&theirs).filter_map(differs).collect());
             }
             (Session::RangeCells(cells), Some(ranges)) => {
-                let Some(range) = ranges.pop() else { return Err(WireError::Malformed(0)) };
+                let Some(range) = ranges.pop() else { return Err(WireError::OutOfTurn) };
                 let cells = Blobs(cells).collect::<Result<Vec<_>, _>>()?;
                 let done = cx.replica.repair_range(range, self.horizon, cells, cx.now.wall);
                 self.repaired += done.taken + done.reissued;

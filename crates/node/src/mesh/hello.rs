@@ -46,7 +46,7 @@ impl Mesh {
         let hello = Hello {
             cluster: cx.config.cluster.clone(),
             node: cx.config.node,
-            origin: cx.config.origin,
+            origin: cx.replica.origin(),
             name: cx.config.name.clone(),
             advertise: cx.config.advertise,
             sip: cx.config.sip.iter().map(|socket| socket.addr).collect(),
@@ -260,7 +260,7 @@ impl Mesh {
 fn refusal(link: &Link, hello: &Hello, cx: &Cx<'_>) -> Option<Refusal> {
     let ours = cx.config;
     if hello.node == ours.node {
-        return Some(if hello.origin == ours.origin { Refusal::Ourselves } else { Refusal::SameId });
+        return Some(if hello.origin == cx.replica.origin() { Refusal::Ourselves } else { Refusal::SameId });
     }
     if hello.advertise == ours.advertise {
         return Some(Refusal::SameAddress);

@@ -115,8 +115,6 @@ pub(super) struct Peer {
     pub name: String,
     /// Advertised address.
     pub advertise: SocketAddr,
-    /// Its SIP sockets.
-    pub sip: Vec<SocketAddr>,
     /// Membership generation as of its hello.
     pub generation: u64,
     /// Nodes that it has links to.
@@ -149,7 +147,6 @@ impl Peer {
             origin: hello.origin,
             name: hello.name,
             advertise: hello.advertise,
-            sip: hello.sip,
             generation: hello.generation,
             links: hello.links.into_iter().collect(),
             servers: hello.servers,

@@ -86,7 +86,12 @@ pub(crate) struct Mesh {
     complaints: BTreeMap<(IpAddr, &'static str), Mono>,
     housekeeping_at: Mono,
     puts: Vec<(Vec<u8>, Option<Bytes>)>,
+    /// When [`Mesh::tick`] has something to do, as of the last look; `Mono(0)`: look again.
+    wake: (Mono, &'static str),
 }
+
+/// See [`Mesh::wake`].
+const LOOK: (Mono, &str) = (Mono(0), "mesh");
 
 impl Mesh {
     /// A mesh without links. `puts` is what [`Mesh::take_puts`] gave to the disk in earlier lives.
@@ -124,6 +129,7 @@ impl Mesh {
             complaints: BTreeMap::new(),
             housekeeping_at: now.mono.plus_ms(HOUSEKEEPING_MS),
             puts: vec![generation_put(generation)],
+            wake: LOOK,
             rng,
         }
     }
@@ -137,6 +143,7 @@ impl Mesh {
         subject: Option<&str>,
         cx: &mut Cx<'_>,
     ) {
+        self.wake = LOOK;
         if dialed {
             self.dialer.connected(addr, cx.now.mono, &mut self.rng);
         }
@@ -145,11 +152,13 @@ impl Mesh {
 
     /// A connection ended.
     pub(crate) fn link_down(&mut self, link: LinkId, reason: &str, cx: &mut Cx<'_>) {
+        self.wake = LOOK;
         self.drop_link(link, reason, cx);
     }
 
     /// An attempt to connect failed.
     pub(crate) fn dial_failed(&mut self, addr: SocketAddr, reason: &str, cx: &mut Cx<'_>) {
+        self.wake = LOOK;
         cx.stats.dials_failed += 1;
         self.dialer.failed(addr, cx.now.mono, &mut self.rng);
         self.complain(addr, "dial", Level::Info, || format!("cannot reach {addr}: {reason}"), cx);
@@ -157,6 +166,7 @@ impl Mesh {
 
     /// A datagram of a link: a packet of the membership protocol.
     pub(crate) fn datagram(&mut self, link: LinkId, bytes: &[u8], cx: &mut Cx<'_>) {
+        self.wake = LOOK;
         if self.peer(link).is_none() {
             return;
         }
@@ -169,6 +179,7 @@ impl Mesh {
 
     /// A frame of an ordered lane.
     pub(crate) fn frame(&mut self, link: LinkId, lane: Lane, bytes: &[u8], cx: &mut Cx<'_>) {
+        self.wake = LOOK;
         self.source = self.peer(link).map(|peer| peer.node);
         match lane {
             Lane::Push => self.push_frame(link, bytes, cx),
@@ -181,6 +192,7 @@ impl Mesh {
 
     /// The transport took frames.
     pub(crate) fn frames_sent(&mut self, link: LinkId, lane: Lane, frames: u32, cx: &mut Cx<'_>) {
+        self.wake = LOOK;
         match lane {
             Lane::Push => {
                 let Some(link) = self.links.get_mut(&link) else { return };
@@ -194,6 +206,7 @@ impl Mesh {
 
     /// The peer closed a session lane.
     pub(crate) fn lane_closed(&mut self, link: LinkId, lane: Lane, cx: &mut Cx<'_>) {
+        self.wake = LOOK;
         match lane {
             Lane::Push => self.misbehaved(link, "push lane closed", cx),
             Lane::Session { id, opened_here: true } => self.answer_closed(link, id, cx),
@@ -201,7 +214,8 @@ impl Mesh {
         }
     }
 
-    /// Cells changed: pushes them. Call with every batch of `drain_changes`, before a slot can be used again.
+    /// Cells changed: pushes them. Call with every batch of `drain_changes`, before a slot can be used again, and before
+    /// another input is handled: what came from a peer is told by the frame that was handled last.
     pub(crate) fn on_changes(&mut self, changes: &[Change], cx: &mut Cx<'_>) {
         for link in self.links.values_mut() {
             link.show = true;
@@ -215,14 +229,19 @@ impl Mesh {
                 }
             }
             link.flush(cx);
+            if let Some(at) = link.wakeup().filter(|&at| at < self.wake.0) {
+                self.wake = (at, "link");
+            }
         }
     }
 
-    /// Time passed. Does what is due, at most one chunk of bulk work.
+    /// Time passed. Does what is due, at most one chunk of bulk work. Cheap when nothing is: call it after every input.
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
-        self.source = None;
-        let linked: Vec<Id> = self.links.values().filter_map(|link| link.peer.as_ref()).map(|peer| peer.id()).collect();
-        self.swim.tick(linked.into_iter(), cx.now.mono);
+        if self.wake.0 > cx.now.mono {
+            return;
+        }
+        let linked = self.links.values().filter_map(|link| link.peer.as_ref()).map(|peer| peer.id());
+        self.swim.tick(linked, cx.now.mono);
         self.swim_events(cx);
         for addr in self.dialer.due(cx.now.mono) {
             cx.stats.dials += 1;
@@ -238,10 +257,15 @@ impl Mesh {
         self.serve_tick(cx);
         self.audit_tick(cx);
         self.housekeeping(cx);
+        self.wake = self.look();
     }
 
     /// When [`Mesh::tick`] has something to do, and what; a moment that is past means at once.
     pub(crate) fn next_wakeup(&self) -> (Mono, &'static str) {
+        if self.wake == LOOK { self.look() } else { self.wake }
+    }
+
+    fn look(&self) -> (Mono, &'static str) {
         let mut next = (self.swim.next(), "swim");
         let mut earlier = |at: Option<Mono>, why| {
             if let Some(at) = at.filter(|&at| at < next.0) {
@@ -262,6 +286,7 @@ impl Mesh {
     /// The durable clock moved: it is shown with the next clocks.
     pub(crate) fn persisted(&mut self) {
         self.links.values_mut().for_each(|link| link.show = true);
+        self.wake = LOOK;
     }
 
     /// This node and the others, by name.
@@ -322,6 +347,7 @@ impl Mesh {
             return;
         }
         self.servers = servers;
+        self.wake = LOOK;
         for link in self.links.values_mut() {
             link.send(&Push::Servers(self.servers.clone()), cx);
         }
@@ -418,6 +444,7 @@ impl Mesh {
         }
         self.housekeeping_at = cx.now.mono.plus_ms(HOUSEKEEPING_MS);
         let now_s = cx.now.wall.0 / 1_000;
+        cx.replica.retire_origins(cx.now.wall, cx.config.forget_after_s);
         for &node in self.peers.keys() {
             self.roster.seen(node, now_s);
         }

@@ -5,7 +5,8 @@
 //! or stalls has kept what it brought (every cell covers its own dot); the next one, perhaps with another peer, goes on
 //! from there.
 
-use crdt::{Incoming, SyncRequest};
+use crdt::{Incoming, Origin, SyncAborted, SyncRequest};
+use rand::RngExt;
 use rand::seq::IndexedRandom;
 
 use super::Mesh;
@@ -43,6 +44,8 @@ enum Step {
     Finished,
     /// In words, for the log.
     Failed(String),
+    /// The cluster has retired this process's origin: it was away for too long.
+    Retired,
 }
 
 impl Mesh {
@@ -121,6 +124,7 @@ impl Mesh {
         match step {
             Ok(Step::On) => {}
             Ok(Step::Failed(why)) => self.pull_failed(&why, cx),
+            Ok(Step::Retired) => self.renew(cx),
             Ok(Step::Finished) => {
                 cx.out.push_back(Output::CloseLane { link, lane });
                 self.pull_finished(cx);
@@ -151,6 +155,17 @@ impl Mesh {
             }
         }
         self.pull_tick(cx);
+    }
+
+    /// Goes on as another process lifetime, and says hello anew.
+    fn renew(&mut self, cx: &mut Cx<'_>) {
+        self.pull_failed("this process was away for too long", cx);
+        cx.replica.renew_origin(Origin(self.rng.random()));
+        cx.log(Level::Warn, "the cluster had given this process up; it goes on under a new origin");
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in ids {
+            self.close(id, "new origin", cx);
+        }
     }
 
     fn pull_failed(&mut self, why: &str, cx: &mut Cx<'_>) {
@@ -188,12 +203,12 @@ impl Pull {
     fn take(&mut self, message: Session<'_>, cx: &mut Cx<'_>) -> Result<Step, WireError> {
         match message {
             Session::Start(start) => {
-                let Some(request) = self.request.take() else { return Err(WireError::Malformed(0)) };
+                let Some(request) = self.request.take() else { return Err(WireError::OutOfTurn) };
                 self.incoming = Some(cx.replica.open_incoming(*start, request));
                 Ok(Step::On)
             }
             Session::Chunk(chunk) => {
-                let Some(incoming) = self.incoming.as_mut() else { return Err(WireError::Malformed(0)) };
+                let Some(incoming) = self.incoming.as_mut() else { return Err(WireError::OutOfTurn) };
                 let last = chunk.last;
                 cx.stats.sync_bytes_in += chunk.cells.len() as u64;
                 match cx.replica.apply_chunk(incoming, *chunk, cx.now.wall) {
@@ -207,12 +222,13 @@ impl Pull {
                     return Ok(Step::On);
                 }
                 match self.incoming.take().map(|incoming| cx.replica.finish(incoming, cx.now.wall)) {
+                    Some(Err(SyncAborted::OwnOriginRetired)) => Ok(Step::Retired),
                     Some(Err(aborted)) => Ok(Step::Failed(aborted.to_string())),
                     _ => Ok(Step::Finished),
                 }
             }
             Session::Abort => Ok(Step::Failed("the other side could not go on".into())),
-            _ => Err(WireError::Malformed(0)),
+            _ => Err(WireError::OutOfTurn),
         }
     }
 }

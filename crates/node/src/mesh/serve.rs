@@ -100,7 +100,6 @@ impl Mesh {
                 let (outgoing, start) = cx.replica.open_outgoing(&request);
                 serve.outgoing = Some(outgoing);
                 serve.send(link, id, &Session::Start(Box::new(start)), cx);
-                serve.chunk(link, id, cx);
             }
             Session::AskRanges { horizon } => {
                 let digests = cx.replica.range_digests(horizon).into_iter().map(u128::to_le_bytes).collect();
@@ -121,11 +120,10 @@ impl Mesh {
         if let Some(serve) = self.serves.get_mut(&(link, id)) {
             serve.unsent = serve.unsent.saturating_sub(frames);
             serve.moved_at = cx.now.mono;
-            serve.chunk(link, id, cx);
         }
     }
 
-    /// Sends a chunk of one session that can take it, and closes those that stall.
+    /// Sends one chunk of the session that waits most for one, and closes those that stall.
     pub(super) fn serve_tick(&mut self, cx: &mut Cx<'_>) {
         let least = |(_, serve): &(&(LinkId, u32), &mut Serve)| serve.unsent;
         let ready = self.serves.iter_mut().filter(|(_, serve)| serve.ready());
@@ -135,7 +133,6 @@ impl Mesh {
         let stalled = |(_, serve): &(&(LinkId, u32), &Serve)| cx.now.mono.ms_since(serve.moved_at) >= STALL_MS;
         let ids: Vec<(LinkId, u32)> = self.serves.iter().filter(stalled).map(|(&key, _)| key).collect();
         for (link, id) in ids {
-            cx.out.push_back(Output::CloseLane { link, lane: lane(id) });
             self.serve_closed(link, id, cx);
         }
     }
@@ -146,11 +143,11 @@ impl Mesh {
         self.serves.values().map(wakes).min()
     }
 
-    /// The peer closed a session lane.
+    /// The peer closed a session lane: closes it from here as well.
     pub(super) fn serve_closed(&mut self, link: LinkId, id: u32, cx: &mut Cx<'_>) {
-        if let Some(outgoing) = self.serves.remove(&(link, id)).and_then(|serve| serve.outgoing) {
-            cx.stats.sync_served_aborted += 1;
-            cx.replica.close_outgoing(outgoing);
+        if let Some(serve) = self.serves.remove(&(link, id)) {
+            cx.out.push_back(Output::CloseLane { link, lane: lane(id) });
+            serve.end(cx);
         }
     }
 
@@ -158,12 +155,22 @@ impl Mesh {
     pub(super) fn serves_lost(&mut self, link: LinkId, cx: &mut Cx<'_>) {
         let ids: Vec<u32> = self.serves.range((link, 0)..=(link, u32::MAX)).map(|(&(_, id), _)| id).collect();
         for id in ids {
-            self.serve_closed(link, id, cx);
+            if let Some(serve) = self.serves.remove(&(link, id)) {
+                serve.end(cx);
+            }
         }
     }
 }
 
 impl Serve {
+    /// Gives back what was pinned for it.
+    fn end(self, cx: &mut Cx<'_>) {
+        if let Some(outgoing) = self.outgoing {
+            cx.stats.sync_served_aborted += 1;
+            cx.replica.close_outgoing(outgoing);
+        }
+    }
+
     /// Sends one chunk, if there is one to send and the lane takes it.
     fn chunk(&mut self, link: LinkId, id: u32, cx: &mut Cx<'_>) {
         if self.unsent >= LANE_WINDOW {

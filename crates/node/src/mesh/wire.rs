@@ -38,6 +38,9 @@ pub(crate) enum WireError {
     /// A message that does not belong on this lane.
     #[error("unknown message with tag {0}")]
     UnknownTag(u8),
+    /// A message that does not belong at this point.
+    #[error("a message out of turn")]
+    OutOfTurn,
     /// The peer speaks another version of the protocol.
     #[error("protocol version {0}, this node speaks {VERSION}")]
     Version(u16),

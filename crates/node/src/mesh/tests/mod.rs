@@ -329,20 +329,21 @@ fn a_bulk_join_comes_in_chunks_and_does_not_hold_up_live_writes() {
     let mut net = Net::new(14);
     net.add(false, &[]);
     let value = "v".repeat(300);
-    for i in 0..5_000 {
+    for i in 0..10_000 {
         net.set(0, TIMED, &format!("k{i}"), Some(&value));
     }
-    net.delay_us = (5_000, 0);
+    net.sent_us = 10_000;
     net.add(false, &[0]);
     net.until(2_000, "the session is under way", |net| net.nodes[1].stats.sync_cells_in > 0);
     assert!(net.nodes[1].mesh.joining());
     net.set(0, TIMED, "live", Some("v"));
-    let ms = net.until(100, "pushed beside the session", |net| net.get(1, TIMED, "live").is_some());
+    let ms = net.until(1_000, "pushed beside the session", |net| net.get(1, TIMED, "live").is_some());
     assert!(ms <= 15, "{ms} ms");
+    assert!(net.nodes[1].mesh.joining());
     net.until(5_000, "equal", Net::equal);
     let stats = &net.nodes[1].stats;
     assert_eq!(stats.sync_pulls, 1);
-    assert!(stats.sync_cells_in <= 5_000 + 1);
+    assert!(stats.sync_cells_in <= 10_000 + 1);
     assert!(!net.nodes[1].mesh.joining());
 }
 

@@ -93,6 +93,8 @@ pub(super) struct Net {
     pub rng: ChaCha8Rng,
     /// One-way delay, microseconds, and what is added at random.
     pub delay_us: (u64, u64),
+    /// How long the transport takes a frame for, microseconds.
+    pub sent_us: u64,
     /// Datagrams lost, per mille.
     pub loss: u32,
     /// Frames that arrived, and datagrams.
@@ -134,6 +136,7 @@ impl Net {
             now: Mono(0),
             rng: ChaCha8Rng::seed_from_u64(seed),
             delay_us: (300, 200),
+            sent_us: 50,
             loss: 0,
             frames: 0,
             datagrams: 0,
@@ -347,7 +350,7 @@ impl Net {
             conn.stuck.push((side, lane));
         }
         if is_frame && !stalled {
-            self.post(Mono(self.now.0 + 50), Event::Sent(id, side, lane));
+            self.post(Mono(self.now.0 + self.sent_us), Event::Sent(id, side, lane));
         }
         if !stalled {
             let at = Mono(self.now.0 + self.delay());
@@ -609,10 +612,7 @@ impl TestNode {
         let mut cx = Cx { now, config, replica, out, stats };
         let cx = &mut cx;
         match input {
-            Input::Tick => {
-                cx.replica.tick(now.wall);
-                mesh.tick(cx);
-            }
+            Input::Tick => {}
             Input::LinkUp { link, addr, dialed, subject } => mesh.link_up(link, addr, dialed, subject, cx),
             Input::LinkDown { link, reason } => mesh.link_down(link, reason, cx),
             Input::DialFailed { addr, reason } => mesh.dial_failed(addr, reason, cx),
@@ -627,6 +627,8 @@ impl TestNode {
             Input::PersistFailed { batch, reason } => journal.persist_failed(batch, reason, cx),
             other => panic!("unexpected {other:?}"),
         }
+        cx.replica.tick(now.wall);
+        mesh.tick(cx);
         while cx.replica.has_changes() {
             let changes = cx.replica.drain_changes();
             journal.on_changes(&changes, cx);
