@@ -208,7 +208,11 @@ impl Journal {
         }
         match meta_from(&parts) {
             Ok(meta) => found.meta = meta,
-            Err(_) => found.unreadable += 1,
+            // The cells say what they cover; peers are asked for everything else (R6).
+            Err(_) => {
+                found.unreadable += 1;
+                found.meta = Some(Meta::default());
+            }
         }
         found
     }
@@ -262,4 +266,184 @@ fn meta_from(parts: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Option<Meta>, postcar
         roster: part(parts, "roster")?,
         closed: part(parts, "closed")?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use crdt::{NodeId, Origin, Rules, StampRule, TableRules, Wall, Write};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::cx::Stats;
+    use crate::io::Now;
+
+    struct Bench {
+        config: Config,
+        replica: Replica,
+        out: VecDeque<Output>,
+        stats: Stats,
+        journal: Journal,
+        now: Now,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let config = crate::mesh::test_config(0, true);
+            let rules = Rules::new(1, 1).table("t", TableRules::by_time(60));
+            Self {
+                replica: Replica::new(NodeId(1), Origin(1), rules, 1),
+                config,
+                out: VecDeque::new(),
+                stats: Stats::default(),
+                journal: Journal::new(true),
+                now: Now { mono: Mono(0), wall: Wall(1_000_000) },
+            }
+        }
+
+        fn with<T>(&mut self, act: impl FnOnce(&mut Journal, &mut Cx<'_>) -> T) -> T {
+            let Self { config, replica, out, stats, journal, now } = self;
+            act(journal, &mut Cx { now: *now, config, replica, out, stats })
+        }
+
+        fn set(&mut self, key: &str) {
+            let write = Write {
+                table: "t",
+                key: key.as_bytes(),
+                member: b"",
+                rank: 0,
+                stamp: StampRule::Now,
+                deadline: Some(1_030),
+                body: Some(b"v"),
+                via: 0,
+                birth: None,
+            };
+            self.replica.write(self.now.wall, write).unwrap();
+            self.settle();
+        }
+
+        fn settle(&mut self) {
+            let changes = self.replica.drain_changes();
+            self.with(|journal, cx| {
+                journal.on_changes(&changes, cx);
+                journal.flush(cx);
+            });
+        }
+
+        fn batch(&mut self) -> Option<Batch> {
+            self.out.pop_front().map(|output| match output {
+                Output::Persist(batch) => batch,
+                other => panic!("{other:?}"),
+            })
+        }
+    }
+
+    fn cells(batch: &Batch) -> Vec<&[u8]> {
+        let of_cells = batch.puts.iter().filter(|(tree, ..)| *tree == Tree::Cells);
+        of_cells.map(|(_, key, _)| key.as_slice()).collect()
+    }
+
+    #[test]
+    fn a_batch_with_a_cell_has_the_clock_that_covers_it() {
+        let mut bench = Bench::new();
+        bench.set("k");
+        let batch = bench.batch().unwrap();
+        assert_eq!(cells(&batch), [b"\x01t\x00\x01k"]);
+        let clock = batch.puts.iter().find(|(_, key, _)| key == b"replica/clock").unwrap().2.clone().unwrap();
+        assert_eq!(&postcard::from_bytes::<Clock>(&clock).unwrap(), bench.replica.clock());
+    }
+
+    #[test]
+    fn one_batch_is_out_at_a_time_and_the_next_takes_all_that_came_meanwhile() {
+        let mut bench = Bench::new();
+        bench.set("a");
+        let first = bench.batch().unwrap();
+        for key in ["b", "c", "b"] {
+            bench.set(key);
+        }
+        assert!(bench.batch().is_none());
+        let ticket = bench.journal.wait();
+        assert!(bench.with(|journal, cx| journal.persisted(first.number, cx)));
+        assert!(!bench.journal.done(ticket));
+        bench.settle();
+        let second = bench.batch().unwrap();
+        assert_eq!(cells(&second).len(), 2);
+        bench.with(|journal, cx| journal.persisted(second.number, cx));
+        assert!(bench.journal.done(ticket));
+        assert_eq!(bench.journal.clean(), Some(true));
+    }
+
+    #[test]
+    fn a_forgotten_cell_leaves_the_disk() {
+        let mut bench = Bench::new();
+        bench.set("k");
+        let first = bench.batch().unwrap();
+        bench.with(|journal, cx| journal.persisted(first.number, cx));
+        bench.now.wall = Wall(1_200_000);
+        while bench.replica.tick(bench.now.wall) {}
+        bench.settle();
+        let batch = bench.batch().unwrap();
+        let deleted = batch
+            .puts
+            .iter()
+            .any(|(tree, key, value)| (*tree, key.as_slice(), value) == (Tree::Cells, b"\x01t\x00\x01k", &None));
+        assert!(deleted, "{batch:?}");
+    }
+
+    #[test]
+    fn a_refused_batch_is_offered_again_after_a_second_with_what_came_meanwhile() {
+        let mut bench = Bench::new();
+        bench.set("a");
+        let ticket = bench.journal.wait();
+        let first = bench.batch().unwrap();
+        bench.set("b");
+        bench.with(|journal, cx| journal.persist_failed(first.number, "full", cx));
+        bench.out.clear();
+        bench.settle();
+        assert!(bench.batch().is_none());
+        assert_eq!(bench.journal.next_wakeup(), Some(Mono(1_000_000)));
+        bench.now.mono = Mono(1_000_000);
+        bench.settle();
+        let second = bench.batch().unwrap();
+        assert_eq!(cells(&second).len(), 2);
+        assert!(second.puts.iter().any(|(_, key, _)| key == b"replica/who"), "unchanged parts are offered again");
+        bench.with(|journal, cx| journal.persisted(second.number, cx));
+        assert!(bench.journal.done(ticket));
+    }
+
+    #[test]
+    fn what_is_on_disk_restores_the_replica() {
+        let mut bench = Bench::new();
+        bench.set("k");
+        bench.journal.put(Tree::Books, b"server".to_vec(), Some(Bytes::from_static(b"book")));
+        let first = bench.batch().unwrap();
+        bench.with(|journal, cx| journal.persisted(first.number, cx));
+        bench.settle();
+        let second = bench.batch().unwrap();
+        let puts = first.puts.into_iter().chain(second.puts);
+        let entries = puts.filter_map(|(tree, key, value)| Some((tree, key, value?.to_vec()))).collect();
+        let found = Journal::sort(Restored { entries });
+        assert_eq!(found.unreadable, 0);
+        assert_eq!(found.puts, [(Tree::Books, b"server".to_vec(), b"book".to_vec())]);
+        let mut again = Replica::new(NodeId(1), Origin(2), bench.replica.rules().clone(), 1);
+        let restored = again.restore(found.meta.unwrap(), found.cells);
+        assert_eq!((restored.cells, restored.damaged), (1, 0));
+        assert_eq!(again.clock(), bench.replica.clock());
+    }
+
+    #[test]
+    fn a_damaged_part_is_counted_and_only_the_cells_are_believed() {
+        let entries = vec![(Tree::Meta, b"replica/clock".to_vec(), vec![9])];
+        let found = Journal::sort(Restored { entries });
+        assert_eq!((found.unreadable, found.meta), (1, Some(Meta::default())));
+    }
+
+    #[test]
+    fn without_a_disk_everything_is_done_at_once() {
+        let mut journal = Journal::new(false);
+        let ticket = journal.wait();
+        assert!(journal.done(ticket));
+        assert_eq!(journal.clean(), None);
+    }
 }

@@ -107,7 +107,7 @@ impl Mesh {
 
     /// A frame on a session lane that this node opened: an answer to a pull or an audit.
     pub(super) fn answer_frame(&mut self, link: LinkId, id: u32, frame: &[u8], cx: &mut Cx<'_>) {
-        if !self.pull.as_ref().is_some_and(|pull| (pull.link, pull.id) == (link, id)) {
+        if self.pull.as_ref().is_none_or(|pull| (pull.link, pull.id) != (link, id)) {
             return self.audit_frame(link, id, frame, cx);
         }
         let Some(mut pull) = self.pull.take() else { return };

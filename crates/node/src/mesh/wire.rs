@@ -406,3 +406,136 @@ impl Assembler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clocks() -> Clocks {
+        let mut clock = Clock::default();
+        clock.insert_range(Origin(7), 1..=9);
+        clock.insert_range(Origin(8), 3..=4);
+        Clocks { clock: clock.clone(), stability: clock, forgotten: None, horizon: 99, digest: [3; 16], cells: 5 }
+    }
+
+    fn hello() -> Hello {
+        Hello {
+            cluster: "c".into(),
+            node: NodeId(1),
+            origin: Origin(2),
+            name: "n1".into(),
+            advertise: ([127, 0, 0, 1], 7_946).into(),
+            sip: vec![([127, 0, 0, 1], 5_070).into()],
+            rules: 42,
+            wall: 1_700_000_000_000,
+            generation: 6,
+            links: vec![NodeId(3)],
+            servers: vec![ServerNote { uri: b"sip:127.0.0.1:5060".to_vec(), life: 2 }],
+            clocks: clocks(),
+        }
+    }
+
+    fn pushes() -> Vec<Push<'static>> {
+        vec![
+            Push::Hello(Box::new(hello())),
+            Push::Cells(b"items"),
+            Push::Clocks(Box::new(clocks())),
+            Push::Ping { sent: 5 },
+            Push::Pong { sent: 5, wall: 9 },
+            Push::Links(vec![NodeId(1), NodeId(2)]),
+            Push::Servers(hello().servers),
+        ]
+    }
+
+    fn sessions() -> Vec<Session<'static>> {
+        let request = SyncRequest { clock: clocks().clock };
+        let chunk = Chunk { cells: vec![1, 2, 3], shown: Vec::new(), last: true };
+        vec![
+            Session::Pull(Box::new(request)),
+            Session::Start(Box::new(SyncStart { clock: clocks().clock, ..SyncStart::default() })),
+            Session::Chunk(Box::new(chunk)),
+            Session::Abort,
+            Session::AskRanges { horizon: 4 },
+            Session::Ranges(vec![[9; 16]; 256]),
+            Session::AskCells { range: 200 },
+            Session::RangeCells(b"cells"),
+        ]
+    }
+
+    #[test]
+    fn every_message_survives_the_wire() {
+        for message in pushes() {
+            let bytes = message.encode();
+            assert_eq!(format!("{:?}", Push::decode(&bytes).unwrap()), format!("{message:?}"));
+        }
+        for message in sessions() {
+            let bytes = message.encode();
+            assert_eq!(format!("{:?}", Session::decode(&bytes).unwrap()), format!("{message:?}"));
+        }
+    }
+
+    #[test]
+    fn a_truncated_or_longer_message_is_refused() {
+        let raw = |message: &[u8]| matches!(message.first(), Some(&(tag::CELLS | tag::RANGE_CELLS)));
+        for bytes in pushes().iter().map(Push::encode).filter(|bytes| !raw(bytes)) {
+            (0..bytes.len()).for_each(|end| assert!(Push::decode(&bytes[..end]).is_err(), "{bytes:?} to {end}"));
+            assert!(Push::decode(&[&bytes[..], &[0]].concat()).is_err());
+        }
+        for bytes in sessions().iter().map(Session::encode).filter(|bytes| !raw(bytes) && bytes.len() > 1) {
+            (0..bytes.len()).for_each(|end| assert!(Session::decode(&bytes[..end]).is_err(), "{bytes:?} to {end}"));
+            assert!(Session::decode(&[&bytes[..], &[0]].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused_whatever_follows_it() {
+        let bytes = [tag::HELLO, 2, 0, 0xff, 0xff];
+        assert_eq!(Push::decode(&bytes).err(), Some(WireError::Version(2)));
+    }
+
+    #[test]
+    fn a_hello_with_a_long_name_or_list_is_refused() {
+        let long = Hello { name: "x".repeat(TEXT_MAX + 1), ..hello() };
+        let many = Hello { links: vec![NodeId(1); LIST_MAX + 1], ..hello() };
+        for hello in [long, many] {
+            let bytes = Push::Hello(Box::new(hello)).encode();
+            assert_eq!(Push::decode(&bytes).err(), Some(WireError::TooLong));
+        }
+    }
+
+    #[test]
+    fn pushed_cells_keep_their_tags_and_what_they_cover() {
+        let dots = [Dot { origin: Origin(7), seq: 3 }];
+        let mut items = Vec::new();
+        append_pushed(&mut items, 9, &dots, b"one");
+        append_pushed(&mut items, 0, &[], &[b'x'; 300]);
+        let read: Vec<_> = PushedCells(&items).collect::<Result<_, _>>().unwrap();
+        assert_eq!(read[0], PushedCell { via: 9, covers: dots.to_vec(), bytes: b"one" });
+        assert_eq!((read[1].via, read[1].bytes.len()), (0, 300));
+        let cut: Vec<_> = PushedCells(&items[..items.len() - 1]).collect();
+        assert_eq!((cut.len(), cut[1].is_err()), (2, true));
+    }
+
+    #[test]
+    fn a_message_longer_than_a_frame_is_put_together_again() {
+        let message: Vec<u8> = (0..3 * MAX_FRAME as u32).map(|i| i as u8).collect();
+        let frames = frames(message.clone());
+        assert_eq!(frames.len(), 4);
+        assert!(frames.iter().all(|frame| frame.len() <= MAX_FRAME));
+        let mut assembler = Assembler::default();
+        for frame in &frames[..3] {
+            assert_eq!(assembler.push(frame), Ok(None));
+        }
+        assert_eq!(assembler.push(&frames[3]).unwrap().unwrap(), message);
+    }
+
+    #[test]
+    fn a_message_without_end_is_refused_at_the_limit() {
+        let frame = vec![MORE; MAX_FRAME];
+        let mut assembler = Assembler::default();
+        let refused = (0..20).find_map(|_| assembler.push(&frame).err());
+        assert_eq!(refused, Some(WireError::TooLong));
+        assert_eq!(Assembler::default().push(&[]).err(), Some(WireError::Frame));
+        assert_eq!(Assembler::default().push(&[7, 7]).err(), Some(WireError::Frame));
+    }
+}

@@ -1,6 +1,8 @@
 //! The mesh under a virtual network: what nodes end up with, how soon, and at what cost.
 
 mod net;
+mod peer;
+mod state;
 
 use std::collections::BTreeMap;
 
@@ -11,7 +13,7 @@ use self::net::{IDLE_MS, Net, STABLE, TIMED, addr, rules};
 use crate::config::{Ack, Config, DmqConfig, DmqMode, Timing};
 use crate::io::{Input, Lane, LinkId};
 
-fn config(index: usize, durable: bool) -> Config {
+pub(crate) fn config(index: usize, durable: bool) -> Config {
     let id = index as u64 + 1;
     Config {
         node: NodeId(id),

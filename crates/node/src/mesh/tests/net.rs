@@ -7,15 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use crdt::{NodeId, Origin, Replica, Rules, StampRule, TableRules, Wall, Write};
+use crdt::{NodeId, Origin, Rules, TableRules, Wall};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
+use super::peer::TestNode;
 use crate::config::Config;
-use crate::cx::{Cx, Stats};
-use crate::io::{Batch, Input, Lane, LinkId, Mono, Now, Output, Restored, Tree};
-use crate::journal::Journal;
-use crate::mesh::Mesh;
+use crate::io::{Batch, Input, Lane, LinkId, Mono, Now, Output};
 
 /// A link that carried nothing for so long is dead, milliseconds.
 pub(super) const IDLE_MS: u64 = 5_000;
@@ -30,23 +28,6 @@ pub(super) const STABLE: &str = "htable:plain";
 
 pub(super) fn rules() -> Rules {
     Rules::new(10, 2_000).table(TIMED, TableRules::by_time(3_600))
-}
-
-pub(super) struct TestNode {
-    pub config: Config,
-    pub replica: Replica,
-    pub mesh: Mesh,
-    pub journal: Journal,
-    pub stats: Stats,
-    pub up: bool,
-    /// Milliseconds that its wall clock is ahead.
-    pub ahead: i64,
-    pub disk: BTreeMap<(Tree, Vec<u8>), Bytes>,
-    pub logs: Vec<String>,
-    out: VecDeque<Output>,
-    life: u64,
-    wake: Option<Mono>,
-    wakeups: u64,
 }
 
 enum Event {
@@ -102,7 +83,7 @@ pub(super) struct Net {
     pub datagrams: u64,
     pub bytes: u64,
     conns: BTreeMap<u64, Conn>,
-    cut: BTreeSet<(usize, usize)>,
+    pub cut: BTreeSet<(usize, usize)>,
     queue: BTreeMap<(Mono, u64), Event>,
     counter: u64,
     pub disk_fails: bool,
@@ -171,7 +152,7 @@ impl Net {
         index
     }
 
-    fn wall(&self, ahead: i64) -> Now {
+    pub(super) fn wall(&self, ahead: i64) -> Now {
         let wall = (WALL_START + self.now.ms()).saturating_add_signed(ahead);
         Now { mono: self.now, wall: Wall(wall) }
     }
@@ -411,31 +392,31 @@ impl Net {
             }
             Event::LinkUp { conn, side } => self.link_up(conn, side),
             Event::Arrive(id, side, lane) => self.arrive(id, side, lane),
-            Event::Sent(id, side, lane) => self.to_end(id, side, |link| Input::FramesSent { link, lane, frames: 1 }),
+            Event::Sent(id, side, lane) => self.give(id, side, |link| Input::FramesSent { link, lane, frames: 1 }),
             Event::Datagram(id, side, bytes) => {
                 if self.conns.get(&id).is_some_and(|conn| conn.cut_at.is_none()) {
                     self.datagrams += 1;
                     self.bytes += bytes.len() as u64;
-                    self.to_end(id, 1 - side, |link| Input::Datagram { link, bytes: &bytes });
+                    self.give(id, 1 - side, |link| Input::Datagram { link, bytes: &bytes });
                 }
             }
             Event::Idle(id, since) => {
                 if self.conns.get(&id).is_some_and(|conn| conn.open && conn.cut_at == Some(Mono(since))) {
                     for side in 0..2 {
-                        self.to_end(id, side, |link| Input::LinkDown { link, reason: "idle" });
+                        self.give(id, side, |link| Input::LinkDown { link, reason: "idle" });
                     }
                     self.conns.remove(&id);
                 }
             }
             Event::Closed(id, side) => {
-                self.to_end(id, side, |link| Input::LinkDown { link, reason: "closed" });
+                self.give(id, side, |link| Input::LinkDown { link, reason: "closed" });
                 self.conns.remove(&id);
             }
             Event::Disk(node, life, batch) => self.disk(node, life, batch),
         }
     }
 
-    fn to_end<'a>(&mut self, id: u64, side: usize, input: impl FnOnce(LinkId) -> Input<'a>) {
+    fn give<'a>(&mut self, id: u64, side: usize, input: impl FnOnce(LinkId) -> Input<'a>) {
         let Some(conn) = self.conns.get(&id).filter(|conn| conn.up[side]) else { return };
         let node = conn.ends[side];
         if self.nodes[node].life == conn.lives[side] {
@@ -483,7 +464,7 @@ impl Net {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.told[side] = true;
         }
-        self.to_end(id, side, |link| Input::LinkUp { link, addr, dialed: side == 0, subject: Some(&name) });
+        self.give(id, side, |link| Input::LinkUp { link, addr, dialed: side == 0, subject: Some(&name) });
     }
 
     fn arrive(&mut self, id: u64, side: usize, lane: Lane) {
@@ -497,9 +478,9 @@ impl Net {
             Some(bytes) => {
                 self.frames += 1;
                 self.bytes += bytes.len() as u64;
-                self.to_end(id, 1 - side, |link| Input::Frame { link, lane: lane_there, bytes: &bytes });
+                self.give(id, 1 - side, |link| Input::Frame { link, lane: lane_there, bytes: &bytes });
             }
-            None => self.to_end(id, 1 - side, |link| Input::LaneClosed { link, lane: lane_there }),
+            None => self.give(id, 1 - side, |link| Input::LaneClosed { link, lane: lane_there }),
         }
     }
 
@@ -519,124 +500,5 @@ impl Net {
             };
         }
         self.input(node, Input::Persisted { batch: batch.number });
-    }
-
-    /// Sets a cell at a node.
-    pub(super) fn set(&mut self, node: usize, table: &str, key: &str, value: Option<&str>) {
-        let now = self.node_now(node);
-        let deadline = (table == TIMED && value.is_some()).then_some(now.wall.0 / 1_000 + 600);
-        let write = Write {
-            table,
-            key: key.as_bytes(),
-            member: b"",
-            rank: 0,
-            stamp: StampRule::Now,
-            deadline,
-            body: value.map(str::as_bytes),
-            via: 0,
-            birth: None,
-        };
-        self.nodes[node].replica.write(now.wall, write).expect("a valid write");
-        self.input(node, Input::Tick);
-    }
-
-    pub(super) fn get(&self, node: usize, table: &str, key: &str) -> Option<String> {
-        let now = self.node_now(node).wall;
-        let replica = &self.nodes[node].replica;
-        let cell = replica.cell(replica.slot(table, key.as_bytes(), b"")?)?;
-        cell.body.filter(|_| cell.is_live(now)).map(|body| String::from_utf8_lossy(body).into_owned())
-    }
-
-    /// Whether all nodes that are up have the same clock and the same live cells.
-    pub(super) fn equal(&self) -> bool {
-        let up: Vec<usize> = (0..self.nodes.len()).filter(|&n| self.nodes[n].up).collect();
-        let state = |n: usize| {
-            let replica = &self.nodes[n].replica;
-            (replica.clock().clone(), replica.digest(self.wall(0).wall))
-        };
-        up.windows(2).all(|pair| state(pair[0]) == state(pair[1]))
-    }
-
-    /// Whether every pair of nodes that are up and not cut apart has exactly one link.
-    pub(super) fn meshed(&self) -> bool {
-        let up: Vec<usize> = (0..self.nodes.len()).filter(|&n| self.nodes[n].up).collect();
-        up.iter().all(|&n| {
-            let others = up.iter().filter(|&&m| m != n && !self.is_cut(n, m)).count();
-            self.nodes[n].mesh.links() == others
-        })
-    }
-
-    pub(super) fn wakeups(&self, node: usize) -> u64 {
-        self.nodes[node].wakeups
-    }
-}
-
-impl TestNode {
-    fn start(config: Config, disk: BTreeMap<(Tree, Vec<u8>), Bytes>, rules: Rules, now: Now, life: u64) -> Self {
-        let entries = disk.iter().map(|((tree, key), value)| (*tree, key.clone(), value.to_vec())).collect();
-        let found = Journal::sort(Restored { entries });
-        assert_eq!(found.unreadable, 0);
-        let mut replica = Replica::new(config.node, config.origin, rules, 1);
-        if let Some(meta) = found.meta {
-            replica.restore(meta, found.cells.into_iter());
-        }
-        let seed = [config.node.0 as u8 ^ life as u8; 32];
-        let mesh = Mesh::new(&config, seed, now, &found.puts);
-        Self {
-            journal: Journal::new(config.durable),
-            replica,
-            mesh,
-            config,
-            stats: Stats::default(),
-            up: true,
-            ahead: 0,
-            disk,
-            logs: Vec::new(),
-            out: VecDeque::new(),
-            life,
-            wake: None,
-            wakeups: 0,
-        }
-    }
-
-    fn next_wakeup(&self) -> (Mono, &'static str) {
-        let mesh = self.mesh.next_wakeup();
-        match self.journal.next_wakeup() {
-            Some(at) if at < mesh.0 => (at, "journal"),
-            _ => mesh,
-        }
-    }
-
-    fn handle(&mut self, input: Input<'_>, now: Now) {
-        let Self { config, replica, out, stats, mesh, journal, .. } = self;
-        let mut cx = Cx { now, config, replica, out, stats };
-        let cx = &mut cx;
-        match input {
-            Input::Tick => {}
-            Input::LinkUp { link, addr, dialed, subject } => mesh.link_up(link, addr, dialed, subject, cx),
-            Input::LinkDown { link, reason } => mesh.link_down(link, reason, cx),
-            Input::DialFailed { addr, reason } => mesh.dial_failed(addr, reason, cx),
-            Input::Datagram { link, bytes } => mesh.datagram(link, bytes, cx),
-            Input::Frame { link, lane, bytes } => mesh.frame(link, lane, bytes, cx),
-            Input::FramesSent { link, lane, frames } => mesh.frames_sent(link, lane, frames, cx),
-            Input::LaneClosed { link, lane } => mesh.lane_closed(link, lane, cx),
-            Input::Persisted { batch } => {
-                assert!(journal.persisted(batch, cx));
-                mesh.persisted();
-            }
-            Input::PersistFailed { batch, reason } => journal.persist_failed(batch, reason, cx),
-            other => panic!("unexpected {other:?}"),
-        }
-        cx.replica.tick(now.wall);
-        mesh.tick(cx);
-        while cx.replica.has_changes() {
-            let changes = cx.replica.drain_changes();
-            journal.on_changes(&changes, cx);
-            mesh.on_changes(&changes, cx);
-        }
-        for (tree, key, value) in mesh.take_puts() {
-            journal.put(tree, key, value);
-        }
-        journal.flush(cx);
     }
 }
