@@ -1,6 +1,8 @@
 //! The sans-IO node: membership, anti-entropy, the SIP front end and KDMQ peers.
 //!
 //! [`Node`] takes [`Input`]s and gives [`Output`]s; it has no socket, clock, randomness, thread or file.
+//!
+//! R1 to R9 in comments are the rules of docs/rules.md.
 
 pub mod command;
 pub mod config;
