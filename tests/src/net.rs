@@ -1,13 +1,15 @@
 //! A wide area of network namespaces: sites around a router, whose links can be cut in any direction.
 //!
 //! ```text
-//!   site 1  10.1.0.0/16 --- veth --- router --- veth --- site 2  10.2.0.0/16
-//!   (servers, nodes)           (the test itself)           (servers, nodes)
+//!   site 1  10.1.0.0/16 ---uplink--- router ---uplink--- site 2  10.2.0.0/16
+//!   (servers, nodes)                                     (servers, nodes)
+//!          \----------local--- the test itself ---local----------/
 //! ```
 //!
-//! The test runs in the router's namespace, so it reaches everybody whatever is cut between the sites. Cuts
-//! between sites drop what is forwarded; cuts inside a site drop what arrives there. Needs root, iproute2 and
-//! iptables. A namespace takes its interfaces and rules along when it goes.
+//! The test lives in a namespace of its own with a second link to each site, so it reaches everybody whatever
+//! is cut between the sites. Cuts between sites drop what the router forwards, or take an uplink down; cuts
+//! inside a site drop what arrives there. Needs root, iproute2 and iptables. A namespace takes its interfaces
+//! and rules along when it goes.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -21,6 +23,7 @@ use crate::process::PREFIX;
 /// A router and its sites.
 #[derive(Debug)]
 pub struct Net {
+    home: String,
     router: String,
     sites: Mutex<u8>,
 }
@@ -43,26 +46,28 @@ struct SiteInner {
 static NETS: AtomicU32 = AtomicU32::new(0);
 
 impl Net {
-    /// Runs `body` in a thread that lives in the router's namespace. Every socket that it opens and every
+    /// Runs `body` in a thread that lives in the test's own namespace. Every socket that it opens and every
     /// process and thread that it starts is there too.
     ///
     /// # Panics
     /// When a namespace cannot be made (it needs root), and with the panic of `body`.
     pub fn run<T: Send>(body: impl FnOnce(&Self) -> T + Send) -> T {
         let name = format!("{PREFIX}-{}-{}", std::process::id(), NETS.fetch_add(1, Ordering::Relaxed));
-        let net = Self { router: name.clone(), sites: Mutex::new(0) };
-        ip(&["netns", "add", &name]);
-        ip(&["-n", &name, "link", "set", "lo", "up"]);
-        inside(&name, &["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+        let net = Self { router: format!("{name}-router"), home: name, sites: Mutex::new(0) };
+        for netns in [&net.home, &net.router] {
+            ip(&["netns", "add", netns]);
+            ip(&["-n", netns, "link", "set", "lo", "up"]);
+        }
+        inside(&net.router, &["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
         let result = std::thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    let netns = File::open(format!("/run/netns/{name}")).expect("the router's namespace");
+                    let netns = File::open(format!("/run/netns/{}", net.home)).expect("the test's namespace");
                     rustix::thread::move_into_link_name_space(
                         std::os::fd::AsFd::as_fd(&netns),
                         Some(rustix::thread::LinkNameSpaceType::Network),
                     )
-                    .expect("to enter the router's namespace (needs root)");
+                    .expect("to enter the test's namespace (needs root)");
                     body(&net)
                 })
                 .join()
@@ -78,31 +83,24 @@ impl Net {
         let mut sites = self.sites.lock().unwrap();
         *sites += 1;
         let number = *sites;
-        let netns = format!("{}-s{number}", self.router);
-        let (outer, route) = (format!("site{number}"), format!("10.{number}.255.254"));
+        let netns = format!("{}-s{number}", self.home);
+        let name = format!("site{number}");
         ip(&["netns", "add", &netns]);
         ip(&["-n", &netns, "link", "set", "lo", "up"]);
-        ip(&[
-            "-n",
-            &self.router,
-            "link",
-            "add",
-            "name",
-            &outer,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "uplink",
-            "netns",
-            &netns,
-        ]);
-        ip(&["-n", &self.router, "addr", "add", &format!("{route}/16"), "dev", &outer]);
-        ip(&["-n", &self.router, "link", "set", &outer, "up"]);
-        ip(&["-n", &netns, "link", "set", "uplink", "up"]);
-        ip(&["-n", &netns, "addr", "add", &format!("10.{number}.0.1/16"), "dev", "uplink"]);
-        ip(&["-n", &netns, "route", "add", "default", "via", &route]);
-        Site { inner: Arc::new(SiteInner { number, netns, router: self.router.clone(), hosts: Mutex::new(1) }) }
+        for (far, near) in [(&self.home, "local"), (&self.router, "uplink")] {
+            ip(&["-n", far, "link", "add", "name", &name, "type", "veth", "peer", "name", near, "netns", &netns]);
+            ip(&["-n", far, "link", "set", &name, "up"]);
+            ip(&["-n", &netns, "link", "set", near, "up"]);
+        }
+        ip(&["-n", &self.home, "addr", "add", &format!("10.{number}.255.254/16"), "dev", &name]);
+        ip(&["-n", &netns, "addr", "add", &format!("10.{number}.0.1/16"), "dev", "local"]);
+        ip(&["-n", &self.router, "addr", "add", &format!("172.16.{number}.1/24"), "dev", &name]);
+        ip(&["-n", &netns, "addr", "add", &format!("172.16.{number}.2/24"), "dev", "uplink"]);
+        ip(&["-n", &netns, "route", "add", "default", "via", &format!("172.16.{number}.1")]);
+        let site =
+            Site { inner: Arc::new(SiteInner { number, netns, router: self.router.clone(), hosts: Mutex::new(1) }) };
+        site.plug();
+        site
     }
 
     /// Cuts two sites apart, in both directions.
@@ -140,7 +138,9 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.router]).output();
+        for netns in [&self.router, &self.home] {
+            let _ = Command::new("ip").args(["netns", "del", netns]).output();
+        }
     }
 }
 
@@ -151,7 +151,7 @@ impl Site {
         let mut hosts = self.inner.hosts.lock().unwrap();
         *hosts += 1;
         let ip_text = format!("10.{}.0.{hosts}", self.inner.number);
-        ip(&["-n", &self.inner.netns, "addr", "add", &format!("{ip_text}/16"), "dev", "uplink"]);
+        ip(&["-n", &self.inner.netns, "addr", "add", &format!("{ip_text}/16"), "dev", "local"]);
         Host { ip: Ipv4Addr::new(10, self.inner.number, 0, *hosts), netns: Some(self.inner.netns.clone()) }
     }
 
@@ -176,7 +176,10 @@ impl Site {
 
     /// Undoes [`Site::unplug`].
     pub fn plug(&self) {
-        ip(&["-n", &self.inner.router, "link", "set", &format!("site{}", self.inner.number), "up"]);
+        let (link, gateway) = (format!("site{}", self.inner.number), format!("172.16.{}.2", self.inner.number));
+        ip(&["-n", &self.inner.router, "link", "set", &link, "up"]);
+        // A link that goes down takes its routes along.
+        ip(&["-n", &self.inner.router, "route", "replace", &self.subnet(), "via", &gateway]);
     }
 
     /// Has the kernel count the KDMQ requests of a channel that arrive at `to` from `from`, both hosts of this

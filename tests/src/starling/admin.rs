@@ -156,13 +156,14 @@ impl Starling {
         row.cloned().with_context(|| format!("{} does not know {uri}: {peers}", self.name))
     }
 
-    /// Fails unless it has that server as an active peer that lacks nothing.
+    /// Fails unless it has that server as an active peer whose first dump has been taken in and that lacks nothing.
     ///
     /// # Errors
     /// With the peer's row.
     pub fn ensure_served(&self, server: &Host) -> anyhow::Result<()> {
         let peer = self.peer(server)?;
-        ensure!(peer["state"] == "active" && peer["lag_cells"] == 0 && peer["open"] == 0, "{} has {peer}", self.name);
+        let idle = peer["lag_cells"] == 0 && peer["open"] == 0 && !peer["last_sync"].is_null();
+        ensure!(peer["state"] == "active" && idle, "{} has {peer}", self.name);
         Ok(())
     }
 
