@@ -153,7 +153,7 @@ impl Mesh {
         }
         match replaced {
             Some(old) => self.discard(old, "duplicate link", cx),
-            None => self.tell_links(cx),
+            None => self.tell_links(),
         }
         self.swim_events(cx);
         self.judge_skew(id, cx);
@@ -230,7 +230,7 @@ impl Mesh {
         self.roster.seen(peer.node, cx.now.wall.0 / 1_000);
         self.dialer.unlinked(peer.node, up_at, cx.now.mono, &mut self.rng);
         cx.replica.set_skewed(self.skewed());
-        self.tell_links(cx);
+        self.tell_links();
     }
 
     fn end_sessions(&mut self, id: LinkId, cx: &mut Cx<'_>) {
@@ -239,12 +239,9 @@ impl Mesh {
         self.audit_lost(id);
     }
 
-    /// Tells all peers whom this node has links to: what they relay depends on it.
-    fn tell_links(&mut self, cx: &mut Cx<'_>) {
-        let nodes: Vec<_> = self.peers.keys().copied().collect();
-        for link in self.links.values_mut().filter(|link| link.peer.is_some()) {
-            link.send(&Push::Links(nodes.clone()), cx);
-        }
+    /// All peers are to be told whom this node has links to: what they relay depends on it.
+    fn tell_links(&mut self) {
+        self.links.values_mut().for_each(|link| link.tell_links = true);
     }
 
     /// Closes links whose hello does not come.

@@ -1,6 +1,6 @@
 //! One connection to another node, and what is known of the node behind it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crdt::{Clock, NodeId, Origin};
@@ -45,6 +45,10 @@ pub(super) struct Link {
     pub shown_forgotten: Clock,
     /// When the next ping is due.
     pub ping_at: Mono,
+    /// Whether it has to be told whom we have links to.
+    pub tell_links: bool,
+    /// Whether it has to be told which servers we see.
+    pub tell_servers: bool,
 }
 
 impl Link {
@@ -65,6 +69,8 @@ impl Link {
             shown_at: up_at,
             shown_forgotten: Clock::default(),
             ping_at: up_at,
+            tell_links: false,
+            tell_servers: false,
         }
     }
 
@@ -83,6 +89,23 @@ impl Link {
         }
     }
 
+    /// Tells what has changed about us, as soon as the lane takes it.
+    pub(super) fn tell(&mut self, nodes: &BTreeMap<NodeId, LinkId>, servers: &[ServerNote], cx: &mut Cx<'_>) {
+        if !self.has_news() {
+            return;
+        }
+        if std::mem::take(&mut self.tell_links) {
+            self.send(&Push::Links(nodes.keys().copied().collect()), cx);
+        }
+        if std::mem::take(&mut self.tell_servers) {
+            self.send(&Push::Servers(servers.to_vec()), cx);
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        self.peer.is_some() && (self.tell_links || self.tell_servers) && self.unsent < CONTROL_WINDOW
+    }
+
     /// Whether the push lane takes cells and clocks.
     pub(super) fn has_credit(&self) -> bool {
         self.peer.is_some() && self.unsent < LANE_WINDOW
@@ -98,6 +121,9 @@ impl Link {
     pub(super) fn wakeup(&self) -> Option<Mono> {
         if self.peer.is_none() {
             return Some(self.up_at.plus_ms(super::HELLO_MS));
+        }
+        if self.has_news() {
+            return Some(Mono(0));
         }
         let flush = self.queue.due().filter(|_| self.has_credit());
         let show = self.show_due().filter(|_| self.has_credit() && self.queue.is_empty());

@@ -224,10 +224,11 @@ impl Mesh {
             for change in changes {
                 match change.cause {
                     // A repair brings what others issued and cover; whoever lost it finds out for itself.
-                    Cause::Expired | Cause::Repaired => {}
+                    // A session may bring very much: neighbours see it in our clocks and ask for what they lack.
+                    Cause::Expired | Cause::Repaired | Cause::Synced => {}
                     Cause::Forgotten => link.queue.forget(change.slot),
                     Cause::Local => link.enter(change, None, cx),
-                    Cause::Pushed | Cause::Synced => link.enter(change, self.source, cx),
+                    Cause::Pushed => link.enter(change, self.source, cx),
                 }
             }
             link.flush(cx);
@@ -251,6 +252,7 @@ impl Mesh {
         }
         self.close_silent(cx);
         for link in self.links.values_mut() {
+            link.tell(&self.peers, &self.servers, cx);
             link.flush(cx);
             link.ping(cx);
             link.show_if_due(cx);
@@ -351,7 +353,8 @@ impl Mesh {
         self.servers = servers;
         self.wake = LOOK;
         for link in self.links.values_mut() {
-            link.send(&Push::Servers(self.servers.clone()), cx);
+            link.tell_servers = true;
+            link.tell(&self.peers, &self.servers, cx);
         }
     }
 

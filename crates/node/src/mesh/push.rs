@@ -6,12 +6,13 @@
 //! dropped shows up in the clocks, and a sync session repairs it.
 //!
 //! What came from a node is pushed on only to nodes that have no link to it (relay), so in a full mesh nothing is sent
-//! twice, and a chain of nodes without all links still hears at once. Pushing to everybody costs one copy per node: meant
+//! twice, and a chain of nodes without all links still hears at once. What came in a session is
+//! not pushed on at all: it may be very much, and our clocks show it. Pushing to everybody costs one copy per node: meant
 //! for some tens of nodes.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crdt::{Cause, CellRef, Change, Dot, NodeId, Slot};
+use crdt::{CellRef, Change, Dot, NodeId, Slot};
 
 use super::link::Link;
 use super::wire::{Push, append_pushed};
@@ -101,10 +102,10 @@ impl PushQueue {
 
 impl Link {
     /// Enters a change in the queue if the peer shall hear of it from this node; `source` is the node it came from.
-    /// Until the peer's hello is in, all but the bulk of sync sessions is kept for it.
+    /// Until the peer's hello is in, everything is kept for it.
     pub(super) fn enter(&mut self, change: &Change, source: Option<NodeId>, cx: &mut Cx<'_>) {
         let wanted = match (&self.peer, source) {
-            (None, _) => change.cause != Cause::Synced,
+            (None, _) => true,
             (Some(_), None) => self.open(),
             (Some(peer), Some(source)) => self.open() && peer.node != source && !peer.links.contains(&source),
         };
