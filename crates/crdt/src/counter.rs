@@ -2,8 +2,8 @@
 //!
 //! A counter is a key whose members belong to process lifetimes: each origin has one live cell, its **contribution**
 //! (plus, minus), and only it writes that cell upwards. A contribution is never resumed by a later origin, so a crash loses
-//! no increment that anybody saw. A contribution that died is not resumed either: the member is the origin and a number that
-//! it never uses again, because a version of a lower epoch could not win over a forgotten one of a higher epoch everywhere.
+//! no increment that anybody saw. The member is the origin and a number that it never uses again: when a contribution was
+//! forgotten, the next one is a new cell, because one of a lower epoch would not win over the forgotten one everywhere.
 //! The **epoch** is the rank: a full stamp, raised by [`set`] and [`delete`].
 //!
 //! ```text
@@ -132,8 +132,8 @@ pub fn set(
 pub fn delete(replica: &mut Replica, now: Wall, (table, key): (&str, &[u8]), via: u32) -> Result<bool, WriteError> {
     let held = held(replica, table, key, now);
     let epoch = greatest_live_epoch(&held);
-    let mut live = held.iter().filter_map(|h| Some((h.order.rank, h.live?)));
-    if epoch > 0 && live.all(|(rank, contribution)| rank == epoch && contribution.deleted) {
+    let mut counted = held.iter().filter(|h| h.order.rank == epoch).filter_map(|h| h.live);
+    if epoch > 0 && counted.all(|contribution| contribution.deleted) {
         return Ok(false);
     }
     // As long as anything that it discards may live; in tables that forget by stability, for good.
@@ -143,12 +143,21 @@ pub fn delete(replica: &mut Replica, now: Wall, (table, key): (&str, &[u8]), via
     Ok(true)
 }
 
-/// Removes our own contribution if it is discarded: below the greatest live epoch. Says whether it did.
+/// Removes our own contribution if it is discarded, being below the greatest live epoch; takes over a tombstone that
+/// another node wrote for it. Says whether there was anything to do.
+///
+/// In a table that forgets by stability only a contribution's owner can let it be forgotten: whoever covers the owner's last
+/// write of it, and all before, cannot be offered an older one.
 pub fn drop_outdated(replica: &mut Replica, now: Wall, (table, key): (&str, &[u8]), via: u32) -> bool {
     let held = held(replica, table, key, now);
     let epoch = greatest_live_epoch(&held);
-    let outdated = held.iter().find(|h| h.ours && h.live.is_some() && h.order.rank < epoch);
-    outdated.is_some_and(|h| matches!(replica.remove_observed(now, h.slot, h.order, via), Outcome::Written(..)))
+    let foreign = |h: &Held| h.order.removed && h.order.dot.origin != replica.origin();
+    let outdated = held.iter().find(|h| h.ours && (foreign(h) || (h.live.is_some() && h.order.rank < epoch)));
+    let Some(Held { slot, order, .. }) = outdated else { return false };
+    let member = replica.cell(*slot).map(|cell| cell.member.to_vec()).unwrap_or_default();
+    let (stamp, rank, member) = (StampRule::Now, order.rank, &member[..]);
+    let tombstone = Write { table, key, member, rank, stamp, deadline: None, body: None, via, birth: None };
+    matches!(replica.write(now, tombstone), Ok(Outcome::Written(..)))
 }
 
 fn reset(
@@ -180,8 +189,10 @@ fn write(
     via: u32,
 ) -> Result<Outcome, WriteError> {
     let own = replica.origin().0.to_be_bytes();
-    let live = replica.members(table, key).find(|(_, cell)| cell.member.starts_with(&own) && cell.is_live(now));
-    let member = match live {
+    let held = replica.members(table, key).filter(|(_, cell)| cell.member.starts_with(&own));
+    // A live one always; a dead one if the epoch lets it be taken up, so that resets leave no pile of tombstones.
+    let usable = held.filter(|(_, cell)| cell.is_live(now) || cell.order.rank <= rank);
+    let member = match usable.max_by_key(|(_, cell)| (cell.is_live(now), cell.member)) {
         Some((_, cell)) => cell.member.to_vec(),
         None => [own, replica.next_dot().seq.to_be_bytes()].concat(),
     };

@@ -77,8 +77,9 @@ pub enum SyncAborted {
     /// The session was to be finished before its last chunk had come.
     #[error("the session was cut before its end")]
     Unfinished,
-    /// The cluster retired the origin of this very process, which was away for too long. Only a restart helps.
-    #[error("the cluster retired this process; restart it")]
+    /// The cluster retired the origin of this very process, which was away for too long. It needs a new one
+    /// ([`Replica::renew_origin`](crate::Replica::renew_origin)).
+    #[error("the cluster retired the origin of this process")]
     OwnOriginRetired,
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::{Facts, Replica};
 use crate::change::Cause;
 use crate::clock::Clock;
-use crate::ids::{Dot, Origin, Wall};
+use crate::ids::{Dot, Wall};
 use crate::rules::Forget;
 
 /// Slots looked at per [`Replica::tick`].
@@ -25,7 +25,7 @@ pub(super) struct Forgetting {
     waiting: BTreeSet<Dot>,
     /// Those of them that were stable when they were put here.
     ready: VecDeque<Dot>,
-    /// Stable ones that a hole in our clock keeps.
+    /// Stable ones with a rank whose owner has not ended them, or left holes in our clock.
     blocked: Vec<Dot>,
     /// Our clock is too far from the others' (R3).
     skewed: bool,
@@ -189,7 +189,7 @@ impl Replica {
         if facts.order.rank == 0 {
             let floor = &mut self.tables[usize::from(facts.table)].floor;
             *floor = (*floor).max(Some(facts.order.stamp));
-        } else if !self.is_without_holes(slot) {
+        } else if !self.is_ended_by_owner(slot) {
             return self.forgetting.blocked.push(dot);
         }
         self.forgotten.insert(dot);
@@ -199,10 +199,12 @@ impl Replica {
         self.free(slot, &facts);
     }
 
-    /// Whether we cover all that the origin which a ranked cell belongs to has written, as far as we know of it. Only then
-    /// can no older version of the cell come in: such cells have one writer, so no floor is kept for them (R7, R8).
-    fn is_without_holes(&self, slot: u32) -> bool {
-        let origin = self.slots.cell(slot).and_then(|cell| cell.member.first_chunk::<8>().copied());
-        origin.is_none_or(|origin| self.clock.is_prefix(Origin(u64::from_be_bytes(origin))))
+    /// Whether a ranked cell's owner wrote its end, and we cover everything that the owner wrote until then. Only then can
+    /// no older version of the cell come in: such cells have one writer, so no floor is kept for them (R7, R8).
+    fn is_ended_by_owner(&self, slot: u32) -> bool {
+        self.slots.cell(slot).is_some_and(|cell| {
+            let Dot { origin, .. } = cell.order.dot;
+            cell.member.starts_with(&origin.0.to_be_bytes()) && self.clock.is_prefix(origin)
+        })
     }
 }

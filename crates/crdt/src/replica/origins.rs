@@ -32,6 +32,13 @@ impl Replica {
         retired
     }
 
+    /// Goes on as another process lifetime, fresh as in [`Replica::new`], when the cluster retired ours
+    /// ([`SyncAborted::OwnOriginRetired`](crate::SyncAborted::OwnOriginRetired)). Links have to say hello anew.
+    pub fn renew_origin(&mut self, origin: Origin) {
+        self.origin = origin;
+        self.seq = 0;
+    }
+
     /// Whether every member is known to cover all that we cover of an origin, and our disk as well.
     fn all_cover(&self, origin: Origin) -> bool {
         let ours: Clock = self.clock.of_origin(origin);

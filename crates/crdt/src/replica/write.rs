@@ -42,6 +42,11 @@ impl Replica {
             return Err(WriteError::MissingDeadline);
         }
         let stamp = self.stamp(now, &w, table, held.as_ref().map(|(_, facts)| facts));
+        let order = Order { rank: w.rank, stamp, removed: w.body.is_none(), dot: self.next_dot() };
+        if let Some((slot, _)) = held.filter(|(_, facts)| facts.order > order) {
+            return Ok(Outcome::Lost(Slot(slot)));
+        }
+        let stamp = self.above_floor(now, stamp, w.rank, table, held.as_ref().map(|(_, facts)| facts));
         let deadline = w.body.and(w.deadline).map(|deadline| deadline.min(latest_deadline(rules, stamp, birth)));
         let draft = Draft { key: w.key, member: w.member, rank: w.rank, stamp, birth, deadline, body: w.body };
         Ok(self.commit(table, held, &draft, w.via))
@@ -111,12 +116,17 @@ impl Replica {
             StampRule::Above(stamp) => stamp.time.next().min(self.hybrid.now(now).next()),
             StampRule::Least => least_time(rules, w.deadline).min(self.hybrid.now(now)),
         };
-        let floor = self.table(table).floor.filter(|_| held.is_none() && w.rank == 0);
-        let time = match floor {
-            Some(floor) if time <= floor.time => floor.time.next(),
-            _ => time,
-        };
         Stamp { time, node: self.node }
+    }
+
+    /// R7: where nothing live is held, a greater version may have been forgotten. One that is held and dead may be less
+    /// than that: it may have come in from afar after the greater one was forgotten.
+    fn above_floor(&self, now: Wall, stamp: Stamp, rank: Rank, table: TableId, held: Option<&Facts>) -> Stamp {
+        let dead = held.is_none_or(|held| held.order.removed || held.deadline.is_some_and(|d| d <= now.secs()));
+        match self.table(table).floor.filter(|_| dead && rank == 0) {
+            Some(floor) if stamp.time <= floor.time => Stamp { time: floor.time.next(), ..stamp },
+            _ => stamp,
+        }
     }
 
     fn commit(&mut self, table: TableId, held: Option<(u32, Facts)>, draft: &Draft<'_>, via: u32) -> Outcome {

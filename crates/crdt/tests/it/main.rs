@@ -3,5 +3,11 @@
 
 extern crate starling_crdt as crdt;
 
+mod counters;
+mod forgetting;
+mod laws;
 mod model;
+mod orswot;
+mod repair;
+mod sessions;
 mod support;

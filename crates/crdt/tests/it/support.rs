@@ -1,6 +1,6 @@
 //! What the tests share: a seeded generator, and short names for long calls.
 
-use crdt::{Replica, Wall};
+use crdt::{Merged, NodeId, Origin, Outcome, Replica, Rules, Slot, StampRule, SyncAborted, SyncDone, Wall, Write};
 
 /// A seeded generator (SplitMix64, Steele et al. 2014): one seed replays a run.
 #[derive(Clone, Debug)]
@@ -44,4 +44,91 @@ pub(crate) fn live_view(replica: &Replica, now: Wall) -> std::collections::BTree
         (id, replica.bytes(slot).expect("a scanned cell has bytes").to_vec())
     })
     .collect()
+}
+
+/// A replica of node `n`, in its first life.
+pub(crate) fn replica(n: u64, rules: Rules) -> Replica {
+    Replica::new(NodeId(n), Origin(n * 10), rules, 1)
+}
+
+/// One whole session: everything that `receiver` lacks comes from `sender`.
+pub(crate) fn sync(sender: &mut Replica, receiver: &mut Replica, now: Wall) -> Result<SyncDone, SyncAborted> {
+    let request = receiver.request();
+    let (mut outgoing, start) = sender.open_outgoing(&request);
+    let mut incoming = receiver.open_incoming(start, request);
+    let result = loop {
+        if incoming.is_complete() {
+            break receiver.finish(incoming, now);
+        }
+        let chunk = sender.next_chunk(&mut outgoing, 300);
+        if let Err(error) = chunk.and_then(|chunk| receiver.apply_chunk(&mut incoming, chunk, now)) {
+            break Err(error);
+        }
+    };
+    sender.close_outgoing(outgoing);
+    result
+}
+
+/// Each gets what it lacks of the other.
+pub(crate) fn sync_both(a: &mut Replica, b: &mut Replica, now: Wall) {
+    sync(a, b, now).expect("the session ends well");
+    sync(b, a, now).expect("the session ends well");
+}
+
+/// A live value in a table without ranks, written now, where writes of now always win.
+pub(crate) fn put(replica: &mut Replica, now: Wall, table: &str, key: &str, body: &str) -> Slot {
+    put_until(replica, now, (table, key), body, None)
+}
+
+/// As [`put`], with a deadline.
+pub(crate) fn put_until(
+    replica: &mut Replica,
+    now: Wall,
+    (table, key): (&str, &str),
+    body: &str,
+    deadline: Option<u64>,
+) -> Slot {
+    let body = Some(body.as_bytes());
+    let write = Write { table, key: key.as_bytes(), deadline, body, ..blank() };
+    match replica.write(now, write) {
+        Ok(Outcome::Written(slot, _)) => slot,
+        other => panic!("a write of now wins: {other:?}"),
+    }
+}
+
+/// A tombstone written in time.
+pub(crate) fn delete(replica: &mut Replica, now: Wall, table: &str, key: &str) -> Slot {
+    match replica.write(now, Write { table, key: key.as_bytes(), ..blank() }) {
+        Ok(Outcome::Written(slot, _)) => slot,
+        other => panic!("a write of now wins: {other:?}"),
+    }
+}
+
+/// A write to fill in.
+pub(crate) const fn blank() -> Write<'static> {
+    let (deadline, body, birth, stamp) = (None, None, None, StampRule::Now);
+    Write { table: "st", key: b"k", member: b"", rank: 0, stamp, deadline, body, via: 0, birth }
+}
+
+/// What a reader gets.
+pub(crate) fn get(replica: &Replica, now: Wall, table: &str, key: &str) -> Option<String> {
+    let cell = replica.cell(replica.slot(table, key.as_bytes(), b"")?)?;
+    let body = cell.body.filter(|_| cell.is_live(now))?;
+    Some(String::from_utf8_lossy(body).into_owned())
+}
+
+/// Pushes the cell in a slot.
+pub(crate) fn push(from: &Replica, slot: Slot, to: &mut Replica, now: Wall) -> Merged {
+    let bytes = from.bytes(slot).expect("the slot holds a cell").to_vec();
+    to.merge_pushed(now, &bytes, 0)
+}
+
+/// Both know each other, and each other's state as it is now; all of it is on disk.
+pub(crate) fn acquaint(a: &mut Replica, b: &mut Replica) {
+    for replica in [&mut *a, &mut *b] {
+        let clock = replica.clock().clone();
+        replica.persisted(&clock);
+    }
+    a.roster_enter(b.node(), b.origin(), &b.stability_clock());
+    b.roster_enter(a.node(), a.origin(), &a.stability_clock());
 }

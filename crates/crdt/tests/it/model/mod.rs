@@ -6,7 +6,7 @@
 mod truth;
 mod world;
 
-use crdt::{Alarms, CellRef, Origin, Outcome, StampRule, Wall, Write, counter};
+use crdt::{Alarms, CellRef, Outcome, StampRule, Wall, Write, counter};
 
 use crate::support::{Rng, live_view};
 use world::{TTL, World};
@@ -311,10 +311,11 @@ fn forget_all(world: &mut World) -> Result<(), String> {
     let now = Wall(world.time);
     for (at, node) in world.nodes.iter().enumerate() {
         let replica = node.replica.as_ref().expect("all are up");
-        // A contribution whose origin left holes in the clock is kept: nobody knows what the holes were.
+        // A contribution that its owner did not end, or whose owner left holes in the clock, is kept.
         let kept = |cell: &CellRef<'_>| {
-            let origin = cell.member.first_chunk().map(|origin| Origin(u64::from_be_bytes(*origin)));
-            cell.table == "ctr" && origin.is_some_and(|origin| !replica.clock().is_prefix(origin))
+            let origin = cell.order.dot.origin;
+            let ended = cell.member.starts_with(&origin.0.to_be_bytes()) && replica.clock().is_prefix(origin);
+            cell.table == "ctr" && !ended
         };
         let dead = replica.scan(None, usize::MAX).find(|(_, cell)| !cell.is_live(now) && !kept(cell));
         if let Some((_, dead)) = dead {

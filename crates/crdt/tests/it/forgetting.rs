@@ -1,0 +1,282 @@
+//! Deadlines and forgetting (R1, R3, R5, R7), and retirement of origins.
+
+use crdt::{Cause, Dot, NodeId, Origin, Outcome, Replica, Rules, StampRule, SyncAborted, TableRules, Wall, Write};
+
+use crate::support::{acquaint, blank, delete, get, live_view, push, put, put_until, replica, sync, sync_both};
+
+const NOW: Wall = Wall(1_000_000_000);
+
+fn rules() -> Rules {
+    Rules::new(4, 2_000).table("exp", TableRules::by_time(60)).table("dlg", TableRules::by_birth(100))
+}
+
+fn at(secs: u64) -> Wall {
+    Wall(NOW.0 + secs * 1_000)
+}
+
+fn causes(replica: &mut Replica) -> Vec<Cause> {
+    replica.drain_changes().iter().map(|change| change.cause).collect()
+}
+
+#[test]
+fn a_deadline_that_passes_is_said_once_and_the_cell_stays() {
+    let mut a = replica(1, rules());
+    put_until(&mut a, NOW, ("exp", "k"), "v", Some(NOW.secs() + 10));
+    a.drain_changes();
+    assert_eq!(a.next_wakeup(), Some(NOW.secs() + 10));
+    assert!(!a.tick(at(9)) && !a.has_changes());
+    a.tick(at(10));
+    assert_eq!(causes(&mut a), [Cause::Expired]);
+    a.tick(at(11));
+    assert!(!a.has_changes());
+    assert_eq!((a.cells_held(), a.live_cells(at(11))), (1, 0));
+}
+
+#[test]
+fn a_refresh_only_rewrites_the_deadline() {
+    let mut a = replica(1, rules());
+    for n in 0..5 {
+        put_until(&mut a, at(n), ("exp", "k"), "v", Some(at(n).secs() + 10));
+    }
+    a.drain_changes();
+    a.tick(at(13));
+    assert!(!a.has_changes());
+    a.tick(at(14));
+    assert_eq!(causes(&mut a), [Cause::Expired]);
+}
+
+#[test]
+fn a_dead_cell_is_forgotten_by_the_time_of_its_write() {
+    let mut a = replica(1, rules());
+    put_until(&mut a, NOW, ("exp", "short"), "v", Some(NOW.secs() + 1));
+    delete(&mut a, NOW, "exp", "deleted");
+    a.tick(at(64));
+    assert_eq!(a.cells_held(), 2);
+    a.tick(at(65));
+    assert_eq!(a.cells_held(), 0);
+    assert!(a.clock().contains(Dot { origin: a.origin(), seq: 2 }), "the clock goes on covering what was forgotten");
+    assert!(a.forgotten().is_empty(), "only what was forgotten by stability is carried by sessions");
+}
+
+#[test]
+fn a_deadline_is_clamped_to_what_the_table_allows() {
+    let mut a = replica(1, rules());
+    let slot = put_until(&mut a, NOW, ("exp", "k"), "v", Some(u64::MAX));
+    assert_eq!(a.cell(slot).unwrap().deadline, Some(NOW.secs() + 60));
+    let (body, deadline) = (Some(&b"v"[..]), Some(u64::MAX));
+    let write = Write { table: "dlg", body, deadline, rank: 2, birth: Some(NOW.secs() - 30), ..blank() };
+    let Ok(Outcome::Written(slot, _)) = a.write(NOW, write) else { panic!("nothing is held") };
+    assert_eq!(a.cell(slot).unwrap().deadline, Some(NOW.secs() + 70));
+    let later = Write { rank: 3, birth: Some(NOW.secs()), ..write };
+    a.write(NOW, later).unwrap();
+    assert_eq!(a.cell(slot).unwrap().birth, Some(NOW.secs() - 30), "a birth is copied unchanged");
+}
+
+#[test]
+fn a_dialog_is_forgotten_by_its_birth_whatever_its_rank() {
+    let mut a = replica(1, rules());
+    let ended = Write { table: "dlg", rank: 5, birth: Some(NOW.secs()), ..blank() };
+    a.write(at(90), ended).unwrap();
+    a.tick(at(103));
+    assert_eq!(a.cells_held(), 1);
+    a.tick(at(104));
+    assert_eq!(a.cells_held(), 0);
+}
+
+#[test]
+fn the_least_stamp_keeps_the_deadline() {
+    let mut a = replica(1, rules());
+    let (body, deadline) = (Some(&b"v"[..]), Some(NOW.secs() + 20));
+    let write = Write { table: "exp", stamp: StampRule::Least, body, deadline, ..blank() };
+    let Ok(Outcome::Written(slot, _)) = a.write(NOW, write) else { panic!("nothing is held") };
+    let cell = a.cell(slot).unwrap();
+    assert_eq!((cell.deadline, cell.order.stamp.time.secs()), (deadline, NOW.secs() - 40));
+}
+
+#[test]
+fn nothing_is_forgotten_while_the_clock_is_skewed() {
+    let mut a = replica(1, rules());
+    delete(&mut a, NOW, "exp", "k");
+    delete(&mut a, NOW, "st", "k");
+    a.set_skewed(true);
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    a.tick(at(1_000));
+    assert_eq!(a.cells_held(), 2);
+    a.set_skewed(false);
+    a.tick(at(1_000));
+    assert_eq!(a.cells_held(), 0);
+}
+
+#[test]
+fn a_tombstone_waits_until_every_member_showed_it_as_fsynced() {
+    let (mut a, mut b) = (replica(1, rules()), replica(2, rules()));
+    acquaint(&mut a, &mut b);
+    let slot = delete(&mut a, NOW, "st", "k");
+    let dot = a.cell(slot).unwrap().order.dot;
+    a.tick(NOW);
+    assert_eq!(a.cells_held(), 1, "not on our own disk");
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    a.tick(NOW);
+    assert_eq!(a.cells_held(), 1, "not at the member");
+    push(&a, slot, &mut b, NOW);
+    a.roster_show(NodeId(2), &b.stability_clock());
+    a.tick(NOW);
+    assert_eq!(a.cells_held(), 1, "not on the member's disk");
+    let clock = b.clock().clone();
+    b.persisted(&clock);
+    put(&mut b, NOW, "st", "other", "that a does not have");
+    let clock = b.clock().clone();
+    b.persisted(&clock);
+    a.roster_show(NodeId(2), &b.stability_clock());
+    a.tick(NOW);
+    assert_eq!(a.cells_held(), 1, "our clock does not include what the member showed");
+    sync(&mut b, &mut a, NOW).unwrap();
+    a.tick(NOW);
+    assert_eq!((a.slot("st", b"k", b""), a.forgotten().contains(dot)), (None, true));
+}
+
+#[test]
+fn a_tombstone_waits_for_servers_that_have_not_acknowledged_it() {
+    let mut a = replica(1, rules());
+    let slot = delete(&mut a, NOW, "st", "k");
+    let dot = a.cell(slot).unwrap().order.dot;
+    for _ in 0..2 {
+        a.hold(dot);
+    }
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    assert!(!a.stability_clock().contains(dot));
+    a.release(dot);
+    a.tick(NOW);
+    assert_eq!(a.cells_held(), 1);
+    a.release(dot);
+    a.tick(NOW);
+    assert_eq!(a.cells_held(), 0);
+}
+
+#[test]
+fn a_member_whose_disk_went_back_holds_up_forgetting() {
+    let (mut a, mut b) = (replica(1, rules()), replica(2, rules()));
+    let old = b.stability_clock();
+    let slot = delete(&mut a, NOW, "st", "k");
+    push(&a, slot, &mut b, NOW);
+    acquaint(&mut a, &mut b);
+    a.roster_show(NodeId(2), &old);
+    a.tick(NOW);
+    assert_eq!(a.cells_held(), 1);
+}
+
+#[test]
+fn no_write_lands_at_or_below_what_was_forgotten() {
+    let mut a = replica(1, rules());
+    let slot = delete(&mut a, NOW, "st", "k");
+    let forgotten = a.cell(slot).unwrap().order;
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    a.tick(NOW);
+    assert_eq!(a.cells_held(), 0);
+    for (key, stamp) in [(b"k", StampRule::Least), (b"l", StampRule::At(Wall(5)))] {
+        let write = Write { key, stamp, body: Some(b"v"), ..blank() };
+        let Ok(Outcome::Written(slot, _)) = a.write(NOW, write) else { panic!("nothing is held") };
+        assert!(a.cell(slot).unwrap().order > forgotten);
+    }
+}
+
+#[test]
+fn an_expired_cell_of_a_stable_table_is_forgotten_like_a_tombstone() {
+    let mut a = replica(1, rules());
+    put_until(&mut a, NOW, ("st", "k"), "v", Some(NOW.secs() + 5));
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    a.tick(at(8));
+    assert_eq!(a.cells_held(), 1);
+    a.tick(at(9));
+    assert_eq!((a.cells_held(), a.forgotten().is_empty()), (0, false));
+}
+
+#[test]
+fn what_was_forgotten_never_makes_more_than_a_bounded_number_of_ranges() {
+    let mut a = replica(1, rules());
+    for n in 0..5_000_u32 {
+        put(&mut a, NOW, "st", &format!("live{n}"), "v");
+        delete(&mut a, NOW, "st", &format!("dead{n}"));
+    }
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    while a.tick(NOW) {}
+    assert_eq!(a.cells_held(), 5_000);
+    assert!(a.forgotten().holes() <= 1_024, "{} holes", a.forgotten().holes());
+    assert!(a.clock().includes(a.forgotten()));
+}
+
+#[test]
+fn work_per_tick_is_bounded() {
+    let mut a = replica(1, rules());
+    for n in 0..10_000_u32 {
+        put_until(&mut a, NOW, ("exp", &n.to_string()), "v", Some(NOW.secs() + 5));
+    }
+    a.drain_changes();
+    assert!(a.tick(at(5)));
+    let first = a.drain_changes().len();
+    assert!(first > 0 && first < 10_000);
+    while a.tick(at(5)) {}
+    assert_eq!(first + a.drain_changes().len(), 10_000);
+}
+
+#[test]
+fn a_closed_origin_is_retired_and_not_taken_up_again() {
+    let (mut a, mut old) = (replica(1, rules()), replica(2, rules()));
+    let slot = put_until(&mut old, NOW, ("exp", "k"), "v", Some(NOW.secs() + 5));
+    let bytes = old.bytes(slot).unwrap().to_vec();
+    sync_both(&mut old, &mut a, NOW);
+    let mut new = Replica::new(NodeId(2), Origin(21), rules(), 1);
+    new.restore(old.meta(), [Box::from(&bytes[..])]);
+    acquaint(&mut a, &mut new);
+    assert_eq!(a.retire_origins(at(10), 100), 0);
+    a.tick(at(200));
+    assert_eq!(a.retire_origins(at(209), 100), 0, "too early");
+    assert_eq!(a.retire_origins(at(210), 100), 1);
+    assert!(a.clock().is_retired(Origin(20)));
+    a.merge_pushed(at(210), &bytes, 0);
+    assert_eq!(a.cells_held(), 0);
+    new.tick(at(210));
+    sync_both(&mut a, &mut new, at(210));
+    assert_eq!(a.clock(), new.clock(), "the mark travels with sessions");
+}
+
+#[test]
+fn an_origin_that_a_cell_shows_is_not_retired() {
+    let mut a = replica(1, rules());
+    let mut gone = replica(2, rules());
+    put(&mut gone, NOW, "st", "k", "v");
+    sync(&mut gone, &mut a, NOW).unwrap();
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    a.retire_origins(NOW, 100);
+    assert_eq!(a.retire_origins(at(1_000), 100), 0);
+}
+
+#[test]
+fn a_process_that_was_away_for_so_long_takes_a_new_origin_and_keeps_its_news() {
+    let (mut a, mut b) = (replica(1, rules()), replica(2, rules()));
+    let slot = put(&mut b, NOW, "st", "k", "v");
+    sync_both(&mut a, &mut b, NOW);
+    let order = b.cell(slot).unwrap().order;
+    a.remove_observed(NOW, a.slot("st", b"k", b"").unwrap(), order, 0);
+    put(&mut b, at(1), "st", "news", "written while away");
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    a.tick(NOW);
+    a.retire_origins(NOW, 100);
+    assert_eq!(a.retire_origins(at(500), 100), 1);
+    assert_eq!(sync(&mut a, &mut b, at(500)), Err(SyncAborted::OwnOriginRetired));
+    b.renew_origin(Origin(21));
+    sync(&mut a, &mut b, at(500)).unwrap();
+    sync_both(&mut a, &mut b, at(500));
+    assert_eq!(a.clock(), b.clock());
+    assert_eq!(live_view(&a, at(500)), live_view(&b, at(500)));
+    assert_eq!(get(&a, at(500), "st", "news").as_deref(), Some("written while away"));
+    assert_eq!(get(&b, at(500), "st", "k"), None);
+}
