@@ -49,7 +49,6 @@ use self::pull::Pull;
 use self::roster::{Known, Roster};
 use self::serve::Serve;
 use self::swim::{Id, Swim, SwimEvent};
-use self::wire::Push;
 pub(crate) use self::wire::ServerNote;
 use crate::config::Config;
 use crate::cx::Cx;
