@@ -31,7 +31,7 @@ fn chaos(seed: u64) {
             4 if net.nodes[a].up && net.nodes.iter().filter(|n| n.up).count() > 2 => net.crash(a),
             5..=6 if !net.nodes[a].up => net.restart(a),
             7 => backups[a] = net.nodes[a].disk.clone(),
-            8 if !net.nodes[a].up && seed % 2 == 0 => {
+            8 if !net.nodes[a].up && seed.is_multiple_of(2) => {
                 net.nodes[a].disk = backups[a].clone();
                 net.restart(a);
             }
