@@ -97,7 +97,7 @@ fn a_contact_is_added_shown_listed_and_removed() {
         assert_eq!((&one["q"], &one["user_agent"], &one["reg_id"]), (&json!(0.5), &json!("ua 1"), &json!(3)));
         assert!(contacts.iter().any(|c| c["expires"] == 0), "a permanent contact: {row}");
         let shown = done(&node, &["location", "show", aor]);
-        assert!(shown.contains(uri) && shown.contains("ua 1") && shown.contains("in 9m"), "{shown}");
+        assert!(shown.contains(uri) && shown.contains("ua 1") && shown.contains("expires     in "), "{shown}");
         assert!(done(&node, &["location", "list"]).contains(uri));
         assert_eq!(json_of(&node, &["location", "list"]).as_array().map(Vec::len), Some(1));
         assert!(failed(&node, &["location", "rm", aor, "sip:nobody@192.0.2.1"]).contains("sip:nobody"));
@@ -120,12 +120,13 @@ fn an_entry_is_set_counted_dumped_and_deleted() {
         let entry = json_of(&node, &["htable", "get", "t", "n"]);
         assert_eq!((&entry["table"], &entry["key"], &entry["value"]), (&json!("t"), &json!("n"), &json!(-5)));
         assert!(entry["expires"].is_u64(), "{entry}");
+        assert!(done(&node, &["htable", "dump", "t"]).contains("n      int   in "), "an expiry is shown");
         assert_eq!(done(&node, &["htable", "inc", "t", "n"]), "-4\n");
         assert_eq!(done(&node, &["htable", "inc", "t", "n", "-6"]), "-10\n");
         assert_eq!(json_of(&node, &["htable", "inc", "t", "new", "7"]), json!({ "value": 7 }));
         assert!(failed(&node, &["htable", "inc", "t", "a/b c"]).len() > "starling: ".len());
         let dump = done(&node, &["htable", "dump", "t"]);
-        assert!(dump.contains("a/b c") && dump.contains("-10") && dump.contains("in 29s"), "{dump}");
+        assert!(dump.contains("a/b c") && dump.contains("-10"), "{dump}");
         assert_eq!(json_of(&node, &["htable", "dump", "t"]).as_array().map(Vec::len), Some(3));
         assert!(done(&node, &["htable", "list"]).contains('t'));
         assert_eq!(json_of(&node, &["htable", "list"])[0]["entries"], 3);
@@ -222,8 +223,8 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     limited(secs(60), || {
         let node = node("n1");
         // More than a pipe holds.
-        let value = "v".repeat(60_000);
-        for n in 0..4 {
+        let value = "v".repeat(16_000);
+        for n in 0..10 {
             node.set("t", &format!("k{n}"), value.as_str(), None).expect("set");
         }
         let mut command = Command::new(binary());

@@ -36,9 +36,10 @@ fn a_server_cut_off_for_a_minute_and_the_mesh_each_get_what_they_missed() {
             for name in names {
                 bridge.wait_contacts(name, &[&uri(name)]);
             }
+            // Absence is a removal only of what the server was seen holding: here, what it sent itself.
             for key in ["deleted-here", "deleted-there", "changed-here", "changed-there", "changed-both"] {
-                bridge.k2.set("plain", key, "before").unwrap();
-                bridge.k2.set("exp", key, "before").unwrap();
+                bridge.k1.set("plain", key, "before").unwrap();
+                bridge.k1.set("exp", key, "before").unwrap();
             }
             bridge.wait_converged();
             sites.first.cut(&bridge.k1.host, &bridge.n1.host);
