@@ -106,6 +106,8 @@ pub struct Peer {
     pub queued: usize,
     /// Cells that it is not known to hold in their current version.
     pub lag_cells: usize,
+    /// Cells that it was told and has not yet shown to hold.
+    pub unproven: usize,
     /// Winners sent back because it held something else.
     pub corrections: u64,
     /// When its last complete dump was taken in, unix seconds.

@@ -4,7 +4,7 @@ use admin::{Digest, Member, Peer, Status};
 
 use crate::args::Query;
 use crate::client::{Client, path};
-use crate::output::{Outcome, print, print_json, size, span};
+use crate::output::{Outcome, ago, print, print_json, size, span};
 use crate::table::Table;
 
 pub(crate) fn status(query: &Query) -> Outcome {
@@ -67,7 +67,7 @@ pub(crate) fn peers(query: &Query) -> Outcome {
     if peers.is_empty() {
         eprintln!("no Kamailio server is attached; `starling run` prints the lines for kamailio.cfg");
     }
-    let mut table = Table::new(&["SERVER", "STATE", "GENERATION", "OPEN", "QUEUED", "LAG", "CORRECTIONS", "OURS"]);
+    let mut table = Table::new(&["SERVER", "STATE", "GEN", "OPEN", "QUEUED", "LAG", "LAST SYNC", "OURS"]);
     for peer in peers {
         table.row([
             peer.uri,
@@ -76,7 +76,7 @@ pub(crate) fn peers(query: &Query) -> Outcome {
             peer.open.to_string(),
             peer.queued.to_string(),
             peer.lag_cells.to_string(),
-            peer.corrections.to_string(),
+            peer.last_sync.map_or_else(|| "never".to_owned(), ago),
             if peer.owned { "yes" } else { "no" }.to_owned(),
         ]);
     }

@@ -74,14 +74,23 @@ pub(crate) fn size(bytes: usize) -> String {
     }
 }
 
+fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// How long until a unix time, or that there is none.
 pub(crate) fn until(unix: Option<u64>) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = unix_now();
     match unix {
         None | Some(0) => "never".to_owned(),
         Some(at) if at <= now => "now".to_owned(),
         Some(at) => format!("in {}", span(at - now)),
     }
+}
+
+/// How long since a unix time.
+pub(crate) fn ago(unix: u64) -> String {
+    format!("{} ago", span(unix_now().saturating_sub(unix)))
 }
 
 #[cfg(test)]

@@ -156,6 +156,7 @@ fn attach(facts: &Facts) -> String {
   modparam("dmq", "server_address", "sip:127.0.0.1:5060")
   modparam("dmq", "notification_address", "sip:{}{transport}")
   modparam("dmq_usrloc", "enable", 1)
+  modparam("dmq_usrloc", "sync", 1)
   modparam("htable", "enable_dmq", 1)
   modparam("htable", "dmq_init_sync", 1)
 

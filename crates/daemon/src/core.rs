@@ -6,8 +6,8 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use node::{
-    Batch, CommandError, CommandId, CommandOk, ConnId, Event as Change, Input, Level, LinkId, LogLine, Mono, Node, Now,
-    Output,
+    Batch, CommandError, CommandId, CommandOk, ConnId, Event as Change, Input, Lane, Level, LinkId, LogLine, Mono,
+    Node, Now, Output,
 };
 use tokio::sync::{broadcast, oneshot};
 
@@ -178,6 +178,10 @@ impl Run {
             }
             Event::LaneClosed { link, lane } if self.connected.contains_key(&link) => {
                 self.input(Input::LaneClosed { link, lane }, now);
+                if matches!(lane, Lane::Session { opened_here: true, .. }) {
+                    // Nobody answers there any more, so nothing is left to ask.
+                    self.link_output(Output::CloseLane { link, lane });
+                }
             }
             _ => {}
         }

@@ -6,8 +6,9 @@
 //! | `lock` | held while a process runs |
 //! | `state/` | cells and books, see [`crate::disk`] |
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use node::NodeId;
@@ -72,7 +73,8 @@ impl DataDir {
     /// Opens or makes the directory, locks it, and reads or draws the node's id.
     pub(crate) fn open(dir: &Path) -> Result<Self, DataError> {
         let failed = |what| move |source| DataError::Io { dir: dir.into(), what, source };
-        fs::create_dir_all(dir).map_err(failed("make it"))?;
+        // Who is registered where is nobody else's business.
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("make it"))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"));
         let lock = lock.map_err(failed("write in it"))?;
         match lock.try_lock() {

@@ -63,6 +63,7 @@ pub(super) fn peer(view: PeerView) -> Peer {
         open: view.open,
         queued: view.queued,
         lag_cells: view.lag_cells,
+        unproven: view.unproven,
         corrections: view.corrections,
         last_sync: view.last_sync,
         owned: view.owned,

@@ -33,14 +33,20 @@ impl From<ReadExactError> for End {
     }
 }
 
-/// Opens our push stream; the peer hears of it with the first frame.
+/// The first byte of a push stream: the peer takes the link for up.
+const UP: u8 = 1;
+
+/// Opens our push stream, which tells the peer that the link is up here.
 pub(super) fn open_push(links: &Arc<Links>, link: LinkId, connection: &Connection) -> LaneHandle {
     let (sender, frames) = mpsc::unbounded_channel();
     let (links, connection) = (links.clone(), connection.clone());
     links.runtime.clone().spawn(async move {
-        let Ok(stream) = connection.open_uni().await else { return };
+        let Ok(mut stream) = connection.open_uni().await else { return };
         // It fails only on a stream that is gone, which the first write will show.
         let _ = stream.set_priority(PUSH_PRIORITY);
+        if stream.write_all(&[UP]).await.is_err() {
+            return;
+        }
         write(&links, link, Lane::Push, stream, frames).await;
     });
     LaneHandle(sender)
@@ -79,10 +85,22 @@ pub(super) async fn accept_sessions(links: Arc<Links>, link: LinkId, connection:
     }
 }
 
-/// Reads the peer's push stream; without it there is no link.
-pub(super) async fn read_push(links: Arc<Links>, link: LinkId, connection: Connection) {
-    let Ok(mut stream) = connection.accept_uni().await else { return };
-    match read(&links, link, Lane::Push, &mut stream).await {
+/// Reads the peer's push stream, which may have come already; without it there is no link.
+pub(super) async fn read_push(links: Arc<Links>, link: LinkId, connection: Connection, push: Option<RecvStream>) {
+    let mut stream = match push {
+        Some(stream) => stream,
+        None => match connection.accept_uni().await {
+            Ok(stream) => stream,
+            Err(_) => return,
+        },
+    };
+    let mut first = [0];
+    let end = match stream.read_exact(&mut first).await {
+        Ok(()) if first == [UP] => read(&links, link, Lane::Push, &mut stream).await,
+        Ok(()) => End::Broken("the push stream begins with an unknown byte"),
+        Err(error) => End::from(error),
+    };
+    match end {
         End::Lost => {}
         End::Over => connection.close(CODE, b"the push stream ended"),
         End::Broken(why) => connection.close(CODE, why.as_bytes()),

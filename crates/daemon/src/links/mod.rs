@@ -2,7 +2,11 @@
 //!
 //! A link has datagrams (membership), one unidirectional stream per direction ([`Lane::Push`], of higher
 //! priority) and a bidirectional stream per session. Frames are prefixed with their length (u32, big
-//! endian); a session stream begins with its id (u32, big endian). A peer that breaks this is cut off.
+//! endian); a session stream begins with its id (u32, big endian), a push stream with a byte that says that the
+//! link is up. A peer that breaks this is cut off.
+//!
+//! In TLS 1.3 a client is done before the server has looked at its certificate. So a dialer takes a link for up
+//! only when that byte has come, and whom the other side refuses learns why.
 //!
 //! What to dial, what to send and what it means is the node's business.
 
@@ -18,7 +22,8 @@ use bytes::Bytes;
 use node::config::Timing;
 use node::{Lane, LinkId};
 use quinn::{
-    Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt,
+    Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, RecvStream, TokioRuntime, TransportConfig,
+    VarInt,
 };
 use rustls_pki_types::CertificateDer;
 use tokio::runtime::Handle;
@@ -137,18 +142,22 @@ impl Links {
         let links = self.clone();
         self.runtime.spawn(async move {
             let failed = match links.connect(addr).await {
-                Ok(connection) => return links.up(connection, true).await,
+                Ok((connection, push)) => return links.up(connection, Some(push)).await,
                 Err(reason) => reason,
             };
             links.inbox.push_urgent(Event::DialFailed { addr, reason: failed });
         });
     }
 
-    async fn connect(&self, addr: SocketAddr) -> Result<Connection, String> {
+    async fn connect(&self, addr: SocketAddr) -> Result<(Connection, RecvStream), String> {
         let connecting = self.endpoint.connect(addr, NODE_SAN).map_err(|e| e.to_string())?;
-        match tokio::time::timeout(self.dial_timeout, connecting).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(self.explain(&error)),
+        let connected = async {
+            let connection = connecting.await?;
+            let push = connection.accept_uni().await?;
+            Ok((connection, push))
+        };
+        match tokio::time::timeout(self.dial_timeout, connected).await {
+            Ok(connected) => connected.map_err(|error| self.explain(&error)),
             Err(_) => Err("no answer".to_owned()),
         }
     }
@@ -177,9 +186,12 @@ impl Links {
                 let result = tokio::time::timeout(HANDSHAKE_TIMEOUT, incoming).await;
                 drop(permit);
                 let reason = match result {
-                    Ok(Ok(connection)) => return links.up(connection, false).await,
-                    Ok(Err(error)) => links.explain(&error),
-                    Err(_) => "it did not finish the handshake".to_owned(),
+                    Ok(Ok(connection)) => return links.up(connection, None).await,
+                    // We found fault with it, or it with us.
+                    Ok(Err(error)) if tls_fault(&error) => links.explain(&error),
+                    // It gave up, or its packets were lost: it will come again.
+                    Ok(Err(error)) => return tracing::debug!("no link from {addr}: {error}"),
+                    Err(_) => return tracing::debug!("no link from {addr}: the handshake took too long"),
                 };
                 // A full channel means that enough is being told.
                 let _ = told.try_send((addr, reason));
@@ -187,8 +199,9 @@ impl Links {
         }
     }
 
-    /// Serves a connection until it ends.
-    async fn up(self: Arc<Self>, connection: Connection, dialed: bool) {
+    /// Serves a connection until it ends. One that was dialed comes with the peer's push stream.
+    async fn up(self: Arc<Self>, connection: Connection, push: Option<RecvStream>) {
+        let dialed = push.is_some();
         let link = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
         let addr = connection.remote_address();
         let subject = if self.authenticated { peer_name(&connection) } else { None };
@@ -200,11 +213,10 @@ impl Links {
             }
             return;
         }
-        let push = lane::open_push(&self, link, &connection);
-        let lanes = BTreeMap::from([(Lane::Push, push)]);
+        let lanes = BTreeMap::from([(Lane::Push, lane::open_push(&self, link, &connection))]);
         let handle = LinkHandle { id: link, connection: connection.clone(), lanes, endpoint: self.clone() };
         self.inbox.push_urgent(Event::LinkUp { link, handle, addr, dialed, subject });
-        self.runtime.spawn(lane::read_push(self.clone(), link, connection.clone()));
+        self.runtime.spawn(lane::read_push(self.clone(), link, connection.clone(), push));
         self.runtime.spawn(lane::accept_sessions(self.clone(), link, connection.clone()));
         let ended = loop {
             match connection.read_datagram().await {
@@ -230,7 +242,7 @@ impl Links {
                 format!("the other side closed it: {}", String::from_utf8_lossy(&close.reason))
             }
             ConnectionError::ConnectionClosed(close) => match tls_alert(close.error_code.into()) {
-                Some(42 | 46 | 48) => {
+                Some(42 | 46 | 48 | 51) => {
                     "the other side does not take our certificate; is it from the same authority (CA)?".to_owned()
                 }
                 Some(45) => "the other side says that our certificate has expired".to_owned(),
@@ -239,7 +251,7 @@ impl Links {
                 _ => format!("the other side closed it: {close}"),
             },
             ConnectionError::TransportError(error) => match tls_alert(error.code.into()) {
-                Some(42 | 46 | 48) => "its certificate is not from our authority (CA)".to_owned(),
+                Some(42 | 46 | 48 | 51) => "its certificate is not from our authority (CA)".to_owned(),
                 Some(45) => "its certificate has expired".to_owned(),
                 Some(116) => "it has no certificate".to_owned(),
                 Some(120) => "it speaks another protocol, or another version of it".to_owned(),
@@ -253,7 +265,17 @@ impl Links {
     }
 }
 
-/// The TLS alert in a QUIC error code (RFC 9001 section 4.8).
+fn tls_fault(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::ConnectionClosed(close) => tls_alert(close.error_code.into()).is_some(),
+        ConnectionError::TransportError(error) => tls_alert(error.code.into()).is_some(),
+        _ => false,
+    }
+}
+
+/// The TLS alert in a QUIC error code (RFC 9001 section 4.8). Of those in RFC 8446 section 6.2, 42, 46, 48 and 51 come of
+/// a certificate by another authority (51 if that one bears the same name), 45 of one that has expired, 116 of none,
+/// 120 of another application protocol.
 fn tls_alert(code: u64) -> Option<u8> {
     (0x100..0x200).contains(&code).then(|| u8::try_from(code & 0xff).unwrap_or(0))
 }
