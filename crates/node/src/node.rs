@@ -17,7 +17,7 @@ use crate::cx::{Cx, Stats};
 use crate::dmq::{Dmq, Ended};
 use crate::execute;
 use crate::front::{Arrival, Front, Path};
-use crate::io::{CommandId, ConnId, Input, Level, LogLine, Mono, Now, Output, Restored};
+use crate::io::{CommandId, ConnId, Input, Level, LogLine, Mono, Now, Output, Restored, Tree};
 use crate::journal::Journal;
 use crate::mesh::{Mesh, ServerNote};
 use crate::{Command, CommandError, CommandOk};
@@ -63,9 +63,11 @@ impl Node {
             let text = format!("{} entries on disk could not be read and were left out", stats.journal_unreadable);
             out.push_back(Output::Log(LogLine { level: Level::Error, text }));
         }
+        let mut dmq = Dmq::new(&config, now.mono);
+        dmq.restore(&found.puts, &config, &mut replica, now.mono);
         Self {
             mesh: Mesh::new(&config, rng.random(), now, &found.puts),
-            dmq: Dmq::new(&config, now.mono),
+            dmq,
             journal: Journal::new(config.durable),
             front: Front::new([rng.random(), rng.random(), rng.random()]),
             config,
@@ -137,6 +139,7 @@ impl Node {
         let mut cx =
             Cx { now, config: &self.config, replica: &mut self.replica, out: &mut self.out, stats: &mut self.stats };
         if now.mono >= self.store_tick_at {
+            cx.replica.set_settling(self.dmq.is_settling(now.mono));
             let more = cx.replica.tick(now.wall);
             self.store_tick_at = if more { now.mono } else { now.mono.plus_ms(STORE_TICK_MS) };
         }
@@ -164,6 +167,11 @@ impl Node {
         self.dmq.pump(&mut self.front, &mut cx);
         for (tree, key, value) in self.mesh.take_puts() {
             self.journal.put(tree, key, value);
+        }
+        if self.config.durable {
+            for (key, value) in self.dmq.take_puts(cx.replica) {
+                self.journal.put(Tree::Books, key, value);
+            }
         }
         self.journal.flush(&mut cx);
         if !self.config.durable {

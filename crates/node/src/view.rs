@@ -86,6 +86,8 @@ pub struct PeerView {
     pub queued: usize,
     /// Cells that the server is not known to hold in their current version.
     pub lag_cells: usize,
+    /// Cells that it was told and has not yet shown to hold: an absence of one of these proves nothing.
+    pub unproven: usize,
     /// Winners sent back because the server held something else.
     pub corrections: u64,
     /// When the last complete dump of it was taken in, unix seconds.

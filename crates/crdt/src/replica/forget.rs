@@ -29,6 +29,8 @@ pub(super) struct Forgetting {
     blocked: Vec<Dot>,
     /// Our clock is too far from the others' (R3).
     skewed: bool,
+    /// Somebody may yet tell of versions that removals beat (R7).
+    settling: bool,
     /// Slots whose time came while it was.
     postponed: Vec<u32>,
 }
@@ -64,6 +66,7 @@ impl Replica {
         self.restabilise();
         while work > 0
             && !self.forgetting.skewed
+            && !self.forgetting.settling
             && let Some(dot) = self.forgetting.ready.pop_front()
         {
             self.forget_stable(dot);
@@ -74,8 +77,8 @@ impl Replica {
 
     /// The unix second at which [`Replica::tick`] has something to do; 0: at once.
     pub fn next_wakeup(&self) -> Option<u64> {
-        let Forgetting { ready, stale, skewed, waiting, .. } = &self.forgetting;
-        if !skewed && (!ready.is_empty() || (*stale && !waiting.is_empty())) {
+        let Forgetting { ready, stale, skewed, settling, waiting, .. } = &self.forgetting;
+        if !skewed && !settling && (!ready.is_empty() || (*stale && !waiting.is_empty())) {
             return Some(0);
         }
         self.ring.next().map(u64::from)
@@ -89,6 +92,12 @@ impl Replica {
                 self.schedule(slot, 0);
             }
         }
+    }
+
+    /// R7: while servers may be attached that have not yet said what they hold, nothing is forgotten by stability: a
+    /// removal must still be there to beat what such a server brings.
+    pub fn set_settling(&mut self, settling: bool) {
+        self.forgetting.settling = settling;
     }
 
     /// Whether [`Replica::set_skewed`] holds.

@@ -5,12 +5,13 @@
 //! not "stored". Invariant: no entry outlives the cell's slot, and an entry without a ruid of its
 //! own means that the server has the contact under the ruid of the body that the store holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crdt::{Dot, Order, Slot, Stamp};
+use serde::{Deserialize, Serialize};
 
 /// Names a version of a cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Version {
     /// When it was written.
     pub(crate) stamp: Stamp,
@@ -25,7 +26,7 @@ impl From<Order> for Version {
 }
 
 /// How we know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Proof {
     /// The server itself showed it: as the sender or in a dump.
     Seen,
@@ -36,7 +37,7 @@ pub(crate) enum Proof {
 }
 
 /// What the server holds of one cell.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Entry {
     /// Which version; `None`: something else than any version we could name.
     pub(crate) held: Option<Version>,
@@ -57,6 +58,8 @@ pub(crate) struct Entry {
 pub(crate) struct Book {
     entries: BTreeMap<Slot, Entry>,
     unproven: usize,
+    /// Entries that are not on disk as they are now.
+    unsaved: BTreeSet<Slot>,
 }
 
 impl Book {
@@ -86,8 +89,30 @@ impl Book {
             value: note.value,
             shown_in: note.pull.unwrap_or_else(|| old.as_ref().map_or(0, |e| e.shown_in)),
         };
+        self.insert(slot, entry);
+        self.unsaved.insert(slot);
+    }
+
+    /// Takes up an entry of an earlier process.
+    pub(crate) fn restore(&mut self, slot: Slot, entry: Entry) {
+        self.insert(slot, Entry { shown_in: 0, ..entry });
+    }
+
+    fn insert(&mut self, slot: Slot, entry: Entry) {
         self.unproven += usize::from(entry.proof == Proof::Answered);
         self.entries.insert(slot, entry);
+    }
+
+    /// The entries that have changed since the last call, for the disk; `None`: gone.
+    pub(crate) fn take_unsaved(&mut self) -> Vec<(Slot, Option<Entry>)> {
+        let slots = std::mem::take(&mut self.unsaved);
+        slots.into_iter().map(|slot| (slot, self.entries.get(&slot).cloned())).collect()
+    }
+
+    /// Nothing is known any more.
+    pub(crate) fn clear(&mut self) {
+        self.unsaved.extend(std::mem::take(&mut self.entries).into_keys());
+        self.unproven = 0;
     }
 
     /// Fixes the ruid of an entry that relied on the held body's, before that body goes.
@@ -96,6 +121,17 @@ impl Book {
             && entry.ruid.is_none()
         {
             entry.ruid = Some(ruid.into());
+            self.unsaved.insert(slot);
+        }
+    }
+
+    /// No dump will ever show the cell: the answer has to do.
+    pub(crate) fn waive_proof(&mut self, slot: Slot) {
+        if let Some(entry) = self.entries.get_mut(&slot)
+            && entry.proof == Proof::Answered
+        {
+            entry.proof = Proof::Told;
+            self.unproven -= 1;
         }
     }
 
@@ -105,12 +141,14 @@ impl Book {
             && entry.ruid.as_deref() == Some(ruid)
         {
             entry.ruid = None;
+            self.unsaved.insert(slot);
         }
     }
 
     /// The server does not hold the cell.
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<Entry> {
         let entry = self.entries.remove(&slot)?;
+        self.unsaved.insert(slot);
         self.unproven -= usize::from(entry.proof == Proof::Answered);
         Some(entry)
     }

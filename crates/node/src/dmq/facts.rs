@@ -37,11 +37,17 @@ impl Facts {
         }
     }
 
-    /// A dump showed an entry of this table; `set_at` is when it was last set, if we heard that.
+    /// A dump showed an entry of this table; `set_at` is when it was last set, if we heard that. An entry
+    /// that never expires says nothing where others do: it was made so by an expiry of 0.
     pub(crate) fn learn(&mut self, name: &str, expire: u64, set_at: Option<u64>) {
-        let fact = match set_at {
-            _ if expire == 0 => Expiry::Never,
-            Some(at) if expire > at => Expiry::After(u32::try_from(expire - at).unwrap_or(u32::MAX)),
+        let known = self.learned.get(name).copied().unwrap_or_default();
+        let fact = match (set_at, known) {
+            (_, Expiry::Unknown) if expire == 0 => Expiry::Never,
+            _ if expire == 0 => return,
+            (Some(at), Expiry::Unknown | Expiry::Never) if expire > at => {
+                Expiry::After(u32::try_from(expire - at).unwrap_or(u32::MAX))
+            }
+            (_, Expiry::Never) => Expiry::Unknown,
             _ => return,
         };
         if self.learned.len() < MAX_TABLES || self.learned.contains_key(name) {

@@ -73,8 +73,8 @@ struct Item {
 enum What {
     /// A contact under this ruid.
     Contact { ruid: Vec<u8> },
-    /// A value; `then_expire`: the deadline still has to be told.
-    Set { value: u64, then_expire: Option<u64> },
+    /// A value; `then_expire`: its deadline still has to be told, or that it has none.
+    Set { value: u64, then_expire: Option<Option<u64>> },
     /// The deadline of a value told before.
     Expire { value: u64 },
     /// A contact or an entry is gone.
@@ -326,7 +326,11 @@ fn entry_of(slot: Slot, version: Version, live: bool, name: &str, facts: &Facts,
     }
     let body = cell.body?;
     let value = fingerprint(body);
-    let tells_expiry = cell.deadline.filter(|_| facts.expiry(cx.config, name) != Expiry::Never);
+    let tells_expiry = match facts.expiry(cx.config, name) {
+        Expiry::Never => None,
+        Expiry::After(_) => Some(cell.deadline),
+        Expiry::Unknown => cell.deadline.map(Some),
+    };
     let decoded = Value::decode(body).ok()?;
     match kdmq::htable::encode_set(name.as_bytes(), key, &decoded, None) {
         Ok(body) => {
@@ -397,10 +401,11 @@ fn stored(peer: &mut Peer, item: &Item, cx: &mut Cx<'_>) -> Option<Request> {
 }
 
 /// The second half of a set: how long it lives.
-fn expiry(peer: &mut Peer, item: &Item, value: u64, deadline: u64, cx: &Cx<'_>) -> Option<Request> {
+fn expiry(peer: &mut Peer, item: &Item, value: u64, deadline: Option<u64>, cx: &Cx<'_>) -> Option<Request> {
     let cell = cx.replica.cell(item.slot)?;
     let name = htable::name(cell.table)?;
-    let left = deadline.saturating_sub(cx.now.wall.0 / 1_000);
+    // To a server 0 means "never", so what ends in this second ends in the next one there.
+    let left = deadline.map_or(0, |d| d.saturating_sub(cx.now.wall.0 / 1_000).max(1));
     let left = u32::try_from(left).unwrap_or(u32::MAX);
     let body = kdmq::htable::encode_expire(name.as_bytes(), cell.key, left).ok()?;
     peer.feed.requests += 1;

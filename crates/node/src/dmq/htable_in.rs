@@ -89,7 +89,7 @@ fn set(
     if let Some((seconds, at)) = peer.early_expires.remove(&(table.clone(), key.to_vec()))
         && cx.now.mono.ms_since(at) < EARLY_EXPIRE_MS
     {
-        deadline = Some(now_s.saturating_add_signed(seconds));
+        deadline = expires_in(seconds, &name, cx);
     }
     if let Some(held) = &held {
         if let Some(at) = last_modified
@@ -131,20 +131,30 @@ fn expire(peer: &mut Peer, (name, key): (&BStr, &BStr), seconds: i64, facts: &Fa
         // Servers ignore it for such a table, so it changed nothing at the sender.
         return;
     }
-    let now_s = cx.now.wall.0 / 1_000;
     let Some(held) = held(cx, &table, key).filter(|h| h.live) else {
         if peer.early_expires.len() < 1_024 {
             peer.early_expires.insert((table, key.to_vec()), (seconds, cx.now.mono));
         }
         return;
     };
-    let deadline = Some(now_s.saturating_add_signed(seconds));
+    let deadline = expires_in(seconds, plain, cx);
     let Some(body) = held.body else { return };
     let fresh = cx.now.wall.0.saturating_sub(held.order.stamp.time.ms()) < SAME_WITHIN_S * 1_000;
-    if fresh && near(held.deadline, deadline) && seconds > 0 {
+    if fresh && near(held.deadline, deadline) {
         return agree(peer, held.slot, held.order, &body, how, cx);
     }
     write(peer, (&table, key), Some(&body), deadline, stamp_of(how), how, cx);
+}
+
+/// The deadline that an expiry in `seconds` means. Servers take 0 and less for "never": the entry then lives as long as
+/// its table lets it live here.
+fn expires_in(seconds: i64, name: &str, cx: &Cx<'_>) -> Option<u64> {
+    let now_s = cx.now.wall.0 / 1_000;
+    if seconds > 0 {
+        return Some(now_s.saturating_add_signed(seconds));
+    }
+    let longest = cx.config.htables.get(name).map_or(0, |t| t.max_ttl_s);
+    (longest > 0).then(|| now_s + u64::from(longest))
 }
 
 fn delete(peer: &mut Peer, (name, key): (&BStr, &BStr), how: How, cx: &mut Cx<'_>) {

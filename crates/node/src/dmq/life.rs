@@ -53,6 +53,16 @@ impl Life {
         }
     }
 
+    /// A counter of this life, for the disk.
+    pub(crate) fn base(&self) -> Option<u64> {
+        self.base.map(|b| b.counter)
+    }
+
+    /// Takes up a life that an earlier process of ours had seen.
+    pub(crate) fn resume(counter: u64) -> Self {
+        Self { base: Some(Mark { counter, pid: 0 }), ..Self::default() }
+    }
+
     /// A number that differs between lives, for telling other nodes; 0 = unknown.
     pub(crate) fn id(&self) -> u64 {
         self.base.map_or(0, |b| (b.counter >> 32).max(1))

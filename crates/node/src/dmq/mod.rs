@@ -11,6 +11,7 @@
 //! | `pull` | its dumps, and what they do not show |
 //! | `feed` | what it is told |
 //! | `facts` | how its hash tables expire |
+//! | `shelf` | books on disk |
 //!
 //! It leaves the SIP envelope and transactions to `front`, and every decision between two versions
 //! to the merge. Invariant: a server's entry in the book never claims more than was learned.
@@ -26,6 +27,7 @@ mod owner;
 mod peer;
 mod pull;
 mod requests;
+mod shelf;
 mod usrloc_in;
 mod views;
 
@@ -127,6 +129,9 @@ pub(crate) struct Dmq {
     lease_at: Mono,
     /// SIP addresses of the other Starling nodes.
     nodes: Vec<std::net::SocketAddr>,
+    /// Writes for the disk besides what the books have to say themselves.
+    puts: Vec<shelf::Put>,
+    started: Mono,
     /// Whether what other nodes should know of our servers has changed.
     notes_changed: bool,
 }
@@ -144,6 +149,8 @@ impl Dmq {
             lease_cursor: None,
             lease_at: now,
             nodes: Vec::new(),
+            puts: Vec::new(),
+            started: now,
             notes_changed: false,
         };
         for peer in &config.dmq.peers {
@@ -212,6 +219,9 @@ impl Dmq {
     /// that do not hold the new version are to be told.
     pub(crate) fn on_changes(&mut self, changes: &[Change], cx: &mut Cx<'_>) {
         for change in changes {
+            if let (Cause::Forgotten, Some(old), true) = (change.cause, &change.old, cx.durable()) {
+                self.forget_entries(old);
+            }
             let counter = counters::key_of(change, cx);
             if let Some((table, key)) = &counter
                 && change.cause != Cause::Local
@@ -272,6 +282,13 @@ impl Dmq {
         self.renew_leases(cx);
     }
 
+    /// Whether servers may be attached that have not yet said what they hold.
+    pub(crate) fn is_settling(&self, now: Mono) -> bool {
+        const YOUNG_MS: u64 = 60_000;
+        let unheard = |p: &Peer| p.owned && p.phase == Phase::Active && p.ask_first;
+        now.ms_since(self.started) < YOUNG_MS || self.peers.values().any(unheard)
+    }
+
     /// When [`Dmq::tick`] has something to do.
     pub(crate) fn next_wakeup(&self) -> Mono {
         let of = |peer: &Peer| {
@@ -292,7 +309,7 @@ impl Dmq {
         match peer.pull.look(cx.now.mono) {
             Next::Send(channel) => ask(peer, channel, front, cx),
             Next::Conclude => {
-                if pull::conclude(peer, cx) {
+                if pull::conclude(peer, &self.facts, cx) {
                     start_pull(peer, front, cx);
                 } else {
                     counters::after_pull(peer, cx);

@@ -105,6 +105,8 @@ pub(crate) struct Peer {
     /// Removals in tables that forget by stability, which this server has not acknowledged: none of
     /// them may be forgotten before (R7).
     pub(crate) unacknowledged: BTreeMap<Slot, Dot>,
+    /// The life that is on disk.
+    pub(crate) saved_life: Option<u64>,
     /// Tables that it does not have (it answered 500).
     pub(crate) lacks_tables: BTreeSet<String>,
     /// `$shtex` that overtook its set: seconds and arrival by table and key.
@@ -154,6 +156,7 @@ impl Peer {
             feed: Feed::default(),
             live_since_pull: BTreeSet::new(),
             unacknowledged: BTreeMap::new(),
+            saved_life: None,
             lacks_tables: BTreeSet::new(),
             early_expires: BTreeMap::new(),
             counters: Counters::default(),
@@ -172,7 +175,7 @@ impl Peer {
         for dot in std::mem::take(&mut self.unacknowledged).into_values() {
             replica.release(dot);
         }
-        self.book = Book::default();
+        self.book.clear();
         self.pull = Pull::default();
         self.feed.clear();
         self.live_since_pull.clear();

@@ -10,10 +10,11 @@
 
 use crdt::{Order, Slot};
 use kdmq::life::CallIdCounter as Mark;
-use tables::location;
+use tables::{htable, location};
 
 use super::DataChannel;
 use super::book::{Proof, Version};
+use super::facts::{Expiry, Facts};
 use super::life::Arrived;
 use super::peer::Peer;
 use crate::cx::Cx;
@@ -59,6 +60,8 @@ pub(crate) struct Pull {
     messages: u64,
     begun: Mono,
     retry_at: Option<Mono>,
+    /// Pulls in a row that did not show what had been told: it is told again, and asked for less and less often.
+    fruitless: u32,
 }
 
 #[derive(Debug)]
@@ -212,16 +215,18 @@ impl Pull {
         self.retry_at
     }
 
-    /// When a pull that only proves what the server holds is cheap enough: some time after the last
-    /// answer to a feed, and such that it costs the server neither many transactions nor much of its time.
+    /// When a pull that only proves what the server holds is cheap enough: a moment after the last answer to a feed, and
+    /// such that it costs the server neither many transactions nor much of its time.
     pub(crate) fn may_verify_at(&self, fed: Option<Mono>) -> Option<Mono> {
         const MESSAGES_MAX: u64 = 2_000;
+        const PER_MESSAGE_MS: u64 = 20;
         const SHARE: u64 = 50;
-        const BETWEEN_MS: u64 = 20_000;
-        const AFTER_FEED_MS: u64 = 10_000;
-        let work = self.took_ms.saturating_sub(2 * QUIET_MS);
+        const BETWEEN_MS: u64 = 3_000;
+        const AFTER_FEED_MS: u64 = 1_000;
+        let work = self.took_ms.saturating_sub(2 * QUIET_MS) * SHARE;
         let ended = self.ended.filter(|_| self.finished && self.messages <= MESSAGES_MAX)?;
-        let rested = ended.plus_ms(BETWEEN_MS.max(work * SHARE));
+        let between = BETWEEN_MS << self.fruitless.min(8);
+        let rested = ended.plus_ms(between.max(work).max(self.messages * PER_MESSAGE_MS));
         Some(fed.map_or(rested, |fed| rested.max(fed.plus_ms(AFTER_FEED_MS))))
     }
 }
@@ -234,9 +239,9 @@ impl Stage {
 
 /// Draws the consequences of a finished pull: what the server has dropped is removed, what it lacks
 /// is queued. Returns whether another pull has to confirm a great loss first.
-pub(crate) fn conclude(peer: &mut Peer, cx: &mut Cx<'_>) -> bool {
+pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> bool {
     let now_s = cx.now.wall.0 / 1_000;
-    let absent = absent(peer, cx);
+    let absent = absent(peer, facts, cx);
     let many = absent.gone.len() > MANY_ABSENT && absent.gone.len() * 5 > peer.book.len();
     if many && peer.pull.suspected == 0 {
         peer.pull.suspected = absent.gone.len();
@@ -255,8 +260,14 @@ pub(crate) fn conclude(peer: &mut Peer, cx: &mut Cx<'_>) -> bool {
         cx.replica.remove_observed(cx.now.wall, slot, order, peer.tag);
         cx.stats.dmq_absences += 1;
     }
+    let told = |slot: &Slot| peer.book.get(*slot).is_some_and(|e| e.proof == Proof::Answered);
+    let refused = absent.lacking.iter().any(told);
+    peer.pull.fruitless = if refused { peer.pull.fruitless + 1 } else { 0 };
     for slot in absent.lacking {
         peer.book.remove(slot);
+    }
+    for slot in absent.unseen {
+        peer.book.waive_proof(slot);
     }
     peer.live_since_pull.clear();
     peer.ask_first = false;
@@ -278,10 +289,12 @@ struct Absent {
     gone: Vec<(Slot, Order)>,
     /// Not there, and no proof that they ever were, or newer elsewhere.
     lacking: Vec<Slot>,
+    /// No dump shows them: entries without an expiry in a table whose entries expire (docs/kdmq.md, 9.8).
+    unseen: Vec<Slot>,
 }
 
-fn absent(peer: &Peer, cx: &Cx<'_>) -> Absent {
-    let mut found = Absent { gone: Vec::new(), lacking: Vec::new() };
+fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
+    let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new() };
     for (slot, entry) in peer.book.iter() {
         let Some(cell) = cx.replica.cell(slot) else { continue };
         let complete = match cell.table {
@@ -290,6 +303,11 @@ fn absent(peer: &Peer, cx: &Cx<'_>) -> Absent {
         };
         let shown = entry.shown_in >= peer.pull.number || peer.live_since_pull.contains(&slot);
         if shown || complete != Outcome::Complete || !peer.pull.heard_since {
+            continue;
+        }
+        let expires = |name: &str| matches!(facts.expiry(cx.config, name), Expiry::After(_));
+        if cell.deadline.is_none() && cell.body.is_some() && htable::name(cell.table).is_some_and(expires) {
+            found.unseen.push(slot);
             continue;
         }
         let current = entry.held == Some(Version::from(cell.order)) && cell.is_live(cx.now.wall);

@@ -71,6 +71,7 @@ impl Peer {
             open: self.feed.requests(),
             queued: self.feed.queued(),
             lag_cells: self.feed.lag(),
+            unproven: self.book.unproven(),
             corrections: self.figures.corrections,
             last_sync: self.figures.last_sync,
             owned: self.owned,

@@ -19,7 +19,7 @@ const SHOW_MS: u64 = 1_000;
 /// And at least once in this time.
 const AUDIT_MS: u64 = 10_000;
 /// How long something that a peer has may be under way to us on other links, milliseconds.
-pub(super) const GRACE_MS: u64 = 300;
+const GRACE_MS: u64 = 300;
 /// Between two pings, milliseconds.
 const PING_MS: u64 = 2_000;
 /// Seconds that a digest's horizon lies beyond what skew asks for: time under way.
@@ -143,10 +143,9 @@ impl Mesh {
             link.queue.clear();
         }
         if cx.replica.clock().includes(&peer.clock) {
-            peer.behind_since = None;
-        } else if peer.behind_since.is_none() || at_once {
-            let waited = if at_once { GRACE_MS } else { 0 };
-            peer.behind_since = Some(Mono(cx.now.mono.0.saturating_sub(waited * 1_000)));
+            peer.ask_at = None;
+        } else if peer.ask_at.is_none() || at_once {
+            peer.ask_at = Some(cx.now.mono.plus_ms(if at_once { 0 } else { GRACE_MS }));
         }
     }
 

@@ -153,8 +153,8 @@ pub(super) struct Peer {
     pub forgotten: Clock,
     /// Whether pushes may flow (R6).
     pub open: bool,
-    /// Since when it has shown something that this node lacks.
-    pub behind_since: Option<Mono>,
+    /// When to ask for what it has shown and this node lacks.
+    pub ask_at: Option<Mono>,
     /// No session is asked of it before this.
     pub pull_after: Mono,
     /// Sessions in a row that came to nothing.
@@ -179,7 +179,7 @@ impl Peer {
             clock: hello.clocks.clock,
             forgotten: hello.clocks.forgotten.unwrap_or_default(),
             open: false,
-            behind_since: None,
+            ask_at: None,
             pull_after: now,
             pull_failures: 0,
             offset: Offset::default(),

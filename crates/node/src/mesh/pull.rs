@@ -1,7 +1,7 @@
 //! The asking end of a sync session: gets what this node lacks from one peer.
 //!
 //! There is one session at a time per node. It starts at once after a hello that shows something new, and otherwise when a
-//! peer has shown something for [`GRACE_MS`](super::clocks::GRACE_MS) that pushes have not brought. A session that breaks off
+//! peer has shown something for a while that pushes have not brought. A session that breaks off
 //! or stalls has kept what it brought (every cell covers its own dot); the next one, perhaps with another peer, goes on
 //! from there.
 
@@ -10,7 +10,6 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 
 use super::Mesh;
-use super::clocks::GRACE_MS;
 use super::wire::{Assembler, Session, WireError, frames};
 use crate::cx::Cx;
 use crate::io::{Lane, Level, LinkId, Mono, Output};
@@ -79,7 +78,7 @@ impl Mesh {
     fn behind(&self) -> impl Iterator<Item = (LinkId, Mono)> {
         self.links.values().filter_map(|link| {
             let peer = link.peer.as_ref().filter(|peer| peer.trusted())?;
-            Some((link.id, peer.behind_since?.plus_ms(GRACE_MS).max(peer.pull_after)))
+            Some((link.id, peer.ask_at?.max(peer.pull_after)))
         })
     }
 

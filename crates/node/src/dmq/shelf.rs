@@ -1,0 +1,127 @@
+//! Books on disk: what each server held when this process's predecessor ended.
+//!
+//! Without them a node that restarts could not tell a contact that its server has removed meanwhile from one that never
+//! reached it. A book goes to disk in the same batches as the cells that it speaks of, so a restored entry speaks of
+//! the version that is restored with it, or of an older one: it never claims too much.
+
+use bytes::Bytes;
+use crdt::{CellRef, Replica, Slot};
+
+use super::Dmq;
+use super::book::Entry;
+use super::life::Life;
+use super::membership::socket_for;
+use super::peer::{Address, Peer};
+use crate::config::{Config, SipTransport};
+use crate::io::{Mono, Tree};
+
+/// A write in [`Tree::Books`]: key and value; `None` deletes.
+pub(crate) type Put = (Vec<u8>, Option<Bytes>);
+
+/// Between a server's address and a cell's id in a key; neither contains it in its first part.
+const SEPARATOR: u8 = 0;
+
+fn life_key(uri: &str) -> Vec<u8> {
+    [uri.as_bytes(), &[SEPARATOR]].concat()
+}
+
+fn entry_key(uri: &str, cell: &CellRef<'_>) -> Vec<u8> {
+    let mut key = life_key(uri);
+    for part in [cell.table.as_bytes(), cell.key] {
+        key.extend_from_slice(&(part.len() as u16).to_be_bytes());
+        key.extend_from_slice(part);
+    }
+    key.extend_from_slice(cell.member);
+    key
+}
+
+fn slot_of(replica: &Replica, id: &[u8]) -> Option<Slot> {
+    fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+        let (len, rest) = bytes.split_first_chunk::<2>()?;
+        rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))
+    }
+    let (table, rest) = part(id)?;
+    let (key, member) = part(rest)?;
+    replica.slot(std::str::from_utf8(table).ok()?, key, member)
+}
+
+/// `sip:host:port[;transport=tcp]`, as [`Address::uri`] writes it.
+fn address_of(uri: &str) -> Option<Address> {
+    let rest = uri.strip_prefix("sip:")?;
+    let (addr, transport) = match rest.strip_suffix(";transport=tcp") {
+        Some(addr) => (addr, SipTransport::Tcp),
+        None => (rest, SipTransport::Udp),
+    };
+    Some(Address { addr: addr.parse().ok()?, transport })
+}
+
+impl Dmq {
+    /// Takes up the books that the disk held. Entries of cells that are not held are left out.
+    pub(crate) fn restore(
+        &mut self,
+        found: &[(Tree, Vec<u8>, Vec<u8>)],
+        config: &Config,
+        replica: &mut Replica,
+        now: Mono,
+    ) {
+        for (_, key, value) in found.iter().filter(|(tree, ..)| *tree == Tree::Books) {
+            let Some(at) = key.iter().position(|b| *b == SEPARATOR) else { continue };
+            let (uri, id) = (String::from_utf8_lossy(&key[..at]).into_owned(), &key[at + 1..]);
+            let Some(peer) = self.restored_peer(&uri, config, now) else { continue };
+            if id.is_empty() {
+                if let Ok(counter) = value.as_slice().try_into() {
+                    let counter = u64::from_be_bytes(counter);
+                    peer.life = Life::resume(counter);
+                    peer.saved_life = Some(counter);
+                }
+            } else if let (Some(slot), Ok(entry)) = (slot_of(replica, id), postcard::from_bytes::<Entry>(value)) {
+                peer.book.restore(slot, entry);
+                let holds = replica.cell(slot).is_some_and(|c| peer.book.holds(slot, c.order.into()));
+                if !holds {
+                    peer.hold_removal(slot, replica);
+                }
+            }
+        }
+    }
+
+    fn restored_peer(&mut self, uri: &str, config: &Config, now: Mono) -> Option<&mut Peer> {
+        let id = match self.by_uri.get(uri) {
+            Some(id) => *id,
+            None => {
+                let address = address_of(uri)?;
+                let socket = socket_for(config, &address)?;
+                self.add(address, socket, now)
+            }
+        };
+        let peer = self.peers.get_mut(&id)?;
+        // It was ours, and stays so until another node is seen to speak for it.
+        peer.owned = true;
+        Some(peer)
+    }
+
+    /// What has changed in the books since the last call.
+    pub(crate) fn take_puts(&mut self, replica: &Replica) -> Vec<Put> {
+        let mut puts = std::mem::take(&mut self.puts);
+        for peer in self.peers.values_mut() {
+            let life = peer.life.base();
+            if life != peer.saved_life {
+                peer.saved_life = life;
+                let value = life.map(|l| Bytes::copy_from_slice(&l.to_be_bytes()));
+                puts.push((life_key(&peer.uri), value));
+            }
+            for (slot, entry) in peer.book.take_unsaved() {
+                let Some(cell) = replica.cell(slot) else { continue };
+                let value = entry.and_then(|e| postcard::to_stdvec(&e).ok()).map(Bytes::from);
+                puts.push((entry_key(&peer.uri, &cell), value));
+            }
+        }
+        puts
+    }
+
+    /// A cell is forgotten: so is what servers held of it.
+    pub(super) fn forget_entries(&mut self, forgotten: &[u8]) {
+        let Ok(cell) = CellRef::decode(forgotten) else { return };
+        let keys: Vec<Vec<u8>> = self.peers.values().map(|peer| entry_key(&peer.uri, &cell)).collect();
+        self.puts.extend(keys.into_iter().map(|key| (key, None)));
+    }
+}
