@@ -188,6 +188,13 @@ pub fn id_bytes(bytes: &[u8]) -> Result<&[u8], CellError> {
     Ok(&bytes[1..end])
 }
 
+/// Key and member of bytes that are known to be canonical: what a lookup compares, without looking at the rest.
+pub(crate) fn key_and_member(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut reader = Reader { rest: bytes.get(1..)? };
+    reader.bytes("table", TABLE_MAX).ok()?;
+    Some((reader.bytes("key", KEY_MAX).ok()?, reader.bytes("member", MEMBER_MAX).ok()?))
+}
+
 fn within(field: &'static str, len: usize, max: usize) -> Result<(), CellError> {
     if len <= max { Ok(()) } else { Err(CellError::TooLong { field, len, max }) }
 }

@@ -2,8 +2,8 @@
 //!
 //! A counter is a key whose members belong to process lifetimes: each origin has one live cell, its **contribution**
 //! (plus, minus), and only it writes that cell upwards. A contribution is never resumed by a later origin, so a crash loses
-//! no increment that anybody saw. The member is the origin and a number that it never uses again: when a contribution was
-//! forgotten, the next one is a new cell, because one of a lower epoch would not win over the forgotten one everywhere.
+//! no increment that anybody saw. The member is the origin and a number that it never uses again: when a contribution died,
+//! the next one is a new cell, because one of a lower epoch would not win over the dead one everywhere.
 //! The **epoch** is the rank: a full stamp, raised by [`set`] and [`delete`].
 //!
 //! ```text
@@ -143,19 +143,32 @@ pub fn delete(replica: &mut Replica, now: Wall, (table, key): (&str, &[u8]), via
     Ok(true)
 }
 
-/// Removes our own contribution if it is discarded, being below the greatest live epoch; takes over a tombstone that
-/// another node wrote for it. Says whether there was anything to do.
-///
-/// In a table that forgets by stability only a contribution's owner can let it be forgotten: whoever covers the owner's last
-/// write of it, and all before, cannot be offered an older one.
-pub fn drop_outdated(replica: &mut Replica, now: Wall, (table, key): (&str, &[u8]), via: u32) -> bool {
-    let held = held(replica, table, key, now);
+/// Removes our own contribution if it is discarded, being below the greatest live epoch; says whether it was.
+pub fn drop_outdated(replica: &mut Replica, now: Wall, id: (&str, &[u8]), via: u32) -> bool {
+    end_own(replica, now, id, via);
+    let held = held(replica, id.0, id.1, now);
     let epoch = greatest_live_epoch(&held);
-    let foreign = |h: &Held| h.order.removed && h.order.dot.origin != replica.origin();
-    let outdated = held.iter().find(|h| h.ours && (foreign(h) || (h.live.is_some() && h.order.rank < epoch)));
-    let Some(Held { slot, order, .. }) = outdated else { return false };
-    let member = replica.cell(*slot).map(|cell| cell.member.to_vec()).unwrap_or_default();
-    let (stamp, rank, member) = (StampRule::Now, order.rank, &member[..]);
+    let outdated = held.iter().find(|h| h.ours && h.live.is_some() && h.order.rank < epoch);
+    outdated.is_some_and(|h| bury(replica, now, id, h, via))
+}
+
+/// Takes over the tombstones that others wrote for our contributions in a table that forgets by stability. Only there the
+/// owner has to: whoever covers the owner's last write of a cell, and all before it, cannot be offered an older one.
+fn end_own(replica: &mut Replica, now: Wall, id: (&str, &[u8]), via: u32) {
+    if replica.rules().of(id.0).forget == Forget::Stable {
+        let own = replica.origin();
+        for h in held(replica, id.0, id.1, now) {
+            if h.ours && h.order.removed && h.order.dot.origin != own {
+                bury(replica, now, id, &h, via);
+            }
+        }
+    }
+}
+
+/// Writes our own tombstone over one of our cells.
+fn bury(replica: &mut Replica, now: Wall, (table, key): (&str, &[u8]), h: &Held, via: u32) -> bool {
+    let member = replica.cell(h.slot).map(|cell| cell.member.to_vec()).unwrap_or_default();
+    let (stamp, rank, member) = (StampRule::Now, h.order.rank, &member[..]);
     let tombstone = Write { table, key, member, rank, stamp, deadline: None, body: None, via, birth: None };
     matches!(replica.write(now, tombstone), Ok(Outcome::Written(..)))
 }
@@ -188,11 +201,10 @@ fn write(
     deadline: Option<u64>,
     via: u32,
 ) -> Result<Outcome, WriteError> {
+    end_own(replica, now, (table, key), via);
     let own = replica.origin().0.to_be_bytes();
-    let held = replica.members(table, key).filter(|(_, cell)| cell.member.starts_with(&own));
-    // A live one always; a dead one if the epoch lets it be taken up, so that resets leave no pile of tombstones.
-    let usable = held.filter(|(_, cell)| cell.is_live(now) || cell.order.rank <= rank);
-    let member = match usable.max_by_key(|(_, cell)| (cell.is_live(now), cell.member)) {
+    let live = replica.members(table, key).find(|(_, cell)| cell.member.starts_with(&own) && cell.is_live(now));
+    let member = match live {
         Some((_, cell)) => cell.member.to_vec(),
         None => [own, replica.next_dot().seq.to_be_bytes()].concat(),
     };

@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 
-use crate::cell::CellRef;
+use crate::cell::{CellRef, key_and_member};
 
 /// The handle of a cell in the store, stable while the cell is held. It is not used for another cell while changes are
 /// undrained or a session is open.
@@ -114,10 +114,14 @@ impl Slots {
         self.bytes(slot).map(|bytes| CellRef::decode(bytes).expect("held cells are canonical"))
     }
 
+    fn id(&self, slot: u32) -> Option<(&[u8], &[u8])> {
+        key_and_member(self.bytes(slot)?)
+    }
+
     fn head(&self, table: TableId, key: &[u8], hash: u32) -> Option<u32> {
         let is_head = |&slot: &u32| {
             let entry = self.known(slot);
-            entry.hash == hash && entry.table == table && self.cell(slot).is_some_and(|cell| cell.key == key)
+            entry.hash == hash && entry.table == table && self.id(slot).is_some_and(|(held, _)| held == key)
         };
         self.heads.find(spread(hash), is_head).copied()
     }
@@ -129,7 +133,7 @@ impl Slots {
     }
 
     pub(crate) fn find(&self, table: TableId, key: &[u8], member: &[u8]) -> Option<u32> {
-        self.chain(table, key).find(|&slot| self.cell(slot).is_some_and(|cell| cell.member == member))
+        self.chain(table, key).find(|&slot| self.id(slot).is_some_and(|(_, held)| held == member))
     }
 
     /// Holds a new cell. The caller knows that the id is not held.
