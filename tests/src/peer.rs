@@ -15,7 +15,7 @@ use crate::sip::{Message, Request, token};
 /// What a [`FakePeer`] does with requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manners {
-    /// Answers 200, to notifications with its own line.
+    /// Answers 200, to notifications with its list.
     Polite,
     /// Never answers: a host that died.
     Silent,
@@ -37,7 +37,8 @@ struct Shared {
     stop: AtomicBool,
     manners: Mutex<Manners>,
     got: Mutex<Vec<Message>>,
-    own_line: String,
+    /// What it answers to notifications: itself, and the nodes that it has joined.
+    list: Mutex<String>,
 }
 
 impl FakePeer {
@@ -54,7 +55,7 @@ impl FakePeer {
             stop: AtomicBool::new(false),
             manners: Mutex::new(Manners::Polite),
             got: Mutex::new(Vec::new()),
-            own_line: format!("{};status=active\r\n", host.dmq_uri()),
+            list: Mutex::new(format!("{};status=active\r\n", host.dmq_uri())),
         });
         let (reader, state) = (socket.try_clone().expect("a second handle"), Arc::clone(&shared));
         let thread = std::thread::spawn(move || serve(&reader, &state));
@@ -135,12 +136,22 @@ impl FakePeer {
         Ok(())
     }
 
-    /// Joins: a notification with its own line, Max-Forwards 2.
+    /// Joins: a notification with its own line, Max-Forwards 2. From then on it lists that node as active, as a
+    /// server does that sends there.
     ///
     /// # Errors
     /// When it is not answered.
+    ///
+    /// # Panics
+    /// When its thread panicked.
     pub fn join(&self, to: SocketAddr) -> anyhow::Result<Message> {
-        let list = self.shared.own_line.clone();
+        let line = format!("sip:{to};status=active\r\n");
+        let mut known = self.shared.list.lock().unwrap();
+        if !known.contains(&line) {
+            known.push_str(&line);
+        }
+        drop(known);
+        let list = format!("{};status=active\r\n", self.host.dmq_uri());
         let request = self
             .request(to, "notification_peer", list.as_bytes())
             .without("Max-Forwards")
@@ -186,7 +197,7 @@ fn serve(socket: &UdpSocket, shared: &Shared) {
         };
         let manners = *shared.manners.lock().unwrap();
         if message.method().is_some()
-            && let Some(answer) = answer(&message, manners, &shared.own_line)
+            && let Some(answer) = answer(&message, manners, &shared.list.lock().unwrap())
         {
             let _ = socket.send_to(&answer, from);
         }
@@ -194,7 +205,7 @@ fn serve(socket: &UdpSocket, shared: &Shared) {
     }
 }
 
-fn answer(request: &Message, manners: Manners, own_line: &str) -> Option<Vec<u8>> {
+fn answer(request: &Message, manners: Manners, list: &str) -> Option<Vec<u8>> {
     let notification = request.channel() == Some("notification_peer");
     let status = match manners {
         Manners::Silent => return None,
@@ -209,7 +220,7 @@ fn answer(request: &Message, manners: Manners, own_line: &str) -> Option<Vec<u8>
             _ => {}
         }
     }
-    let body = if notification { own_line } else { "" };
+    let body = if notification { list } else { "" };
     out.push_str(&format!("Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
     Some(out.into_bytes())
 }

@@ -656,6 +656,7 @@ fn a_peer_that_refuses_everything_is_not_asked_for_ever() {
         }
         std::thread::sleep(secs(5));
         let requests = subject.peer.requests("htable").len();
+        assert!(requests >= 50, "{requests} requests: it was not asked at all");
         assert!(requests < 50 * 6, "{requests} requests for 50 cells that a peer refuses");
     });
 }
