@@ -1,7 +1,5 @@
 //! Hello: who may exchange data with this node, and which of two links to the same node stays.
 
-use std::net::SocketAddr;
-
 use super::link::{Link, Peer};
 use super::roster::Known;
 use super::wire::{Clocks, Hello, Push, WireError};
@@ -177,27 +175,33 @@ impl Mesh {
     /// Closes a link whose peer is not to be talked to, and says so.
     fn refuse(&mut self, id: LinkId, reason: &'static str, cx: &mut Cx<'_>) {
         let Some(link) = self.links.get(&id) else { return };
-        let addr: SocketAddr = link.addr;
+        let (addr, remote) = (link.addr, link.remote());
         cx.stats.links_refused += 1;
         if link.dialed {
             self.dialer.refused(addr, cx.now.mono, &mut self.rng);
         }
-        self.complain(addr, reason, Level::Warn, || format!("refused the node at {addr}: {reason}"), cx);
+        self.complain(remote, reason, Level::Warn, || format!("refused the node at {addr}: {reason}"), cx);
         self.close(id, reason, cx);
     }
 
     /// Closes a link whose peer broke the protocol.
     pub(super) fn misbehaved(&mut self, id: LinkId, what: &'static str, cx: &mut Cx<'_>) {
-        let Some(addr) = self.links.get(&id).map(|link| link.addr) else { return };
+        let Some((addr, remote)) = self.links.get(&id).map(|link| (link.addr, link.remote())) else { return };
         cx.stats.frames_malformed += 1;
-        self.complain(addr, what, Level::Warn, || format!("the node at {addr} broke the protocol: {what}"), cx);
+        self.complain(remote, what, Level::Warn, || format!("the node at {addr} broke the protocol: {what}"), cx);
         self.close(id, what, cx);
     }
 
     /// Closes a link on which something came that could not be read.
     pub(super) fn malformed(&mut self, id: LinkId, error: WireError, cx: &mut Cx<'_>) {
-        let Some(addr) = self.links.get(&id).map(|link| link.addr) else { return };
-        self.complain(addr, "bytes", Level::Warn, || format!("cannot read what the node at {addr} sends: {error}"), cx);
+        let Some((addr, remote)) = self.links.get(&id).map(|link| (link.addr, link.remote())) else { return };
+        self.complain(
+            remote,
+            "bytes",
+            Level::Warn,
+            || format!("cannot read what the node at {addr} sends: {error}"),
+            cx,
+        );
         self.misbehaved(id, "malformed message", cx);
     }
 

@@ -74,6 +74,12 @@ impl Link {
         }
     }
 
+    /// The address that complaints about the peer are counted under: of an incoming link the port means nothing.
+    pub(super) fn remote(&self) -> SocketAddr {
+        let port = if self.dialed { self.addr.port() } else { 0 };
+        SocketAddr::new(self.addr.ip(), port)
+    }
+
     /// Sends a message on the push lane.
     pub(super) fn send(&mut self, message: &Push<'_>, cx: &mut Cx<'_>) {
         for bytes in frames(message.encode()) {

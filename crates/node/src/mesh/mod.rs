@@ -35,7 +35,7 @@ mod tests;
 pub(crate) use self::tests::config as test_config;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use crdt::{Cause, Change, NodeId};
@@ -84,7 +84,7 @@ pub(crate) struct Mesh {
     servers: Vec<ServerNote>,
     /// Who sent the frame that is being handled.
     source: Option<NodeId>,
-    complaints: BTreeMap<(IpAddr, &'static str), Mono>,
+    complaints: BTreeMap<(SocketAddr, &'static str), Mono>,
     housekeeping_at: Mono,
     puts: Vec<(Vec<u8>, Option<Bytes>)>,
     /// When [`Mesh::tick`] has something to do, as of the last look; `Mono(0)`: look again.
@@ -475,7 +475,7 @@ impl Mesh {
     ) {
         let now = cx.now.mono;
         self.complaints.retain(|_, at| now.ms_since(*at) < COMPLAIN_MS);
-        if let std::collections::btree_map::Entry::Vacant(entry) = self.complaints.entry((addr.ip(), kind)) {
+        if let std::collections::btree_map::Entry::Vacant(entry) = self.complaints.entry((addr, kind)) {
             entry.insert(now);
             cx.log(level, text());
         }

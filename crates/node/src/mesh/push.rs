@@ -37,6 +37,7 @@ struct Item {
 /// Cells that wait for their link.
 #[derive(Debug, Default)]
 pub(super) struct PushQueue {
+    /// In the order of entry; slots without an item were forgotten.
     order: VecDeque<Slot>,
     items: BTreeMap<Slot, Item>,
     bytes: usize,
@@ -56,6 +57,9 @@ impl PushQueue {
             return false;
         }
         self.items.insert(slot, Item { via, covers: Vec::new() });
+        if self.order.len() >= 2 * QUEUE_MAX {
+            self.order.retain(|other| self.items.contains_key(other));
+        }
         self.order.push_back(slot);
         self.bytes += len;
         true
@@ -63,9 +67,7 @@ impl PushQueue {
 
     /// The slot's cell is forgotten, the slot may be used for another.
     pub(super) fn forget(&mut self, slot: Slot) {
-        if self.items.remove(&slot).is_some() {
-            self.order.retain(|&other| other != slot);
-        }
+        self.items.remove(&slot);
     }
 
     /// Drops everything.
@@ -95,8 +97,12 @@ impl PushQueue {
     }
 
     fn take(&mut self) -> Option<(Slot, Item)> {
-        let slot = self.order.pop_front()?;
-        self.items.remove(&slot).map(|item| (slot, item))
+        loop {
+            let slot = self.order.pop_front()?;
+            if let Some(item) = self.items.remove(&slot) {
+                return Some((slot, item));
+            }
+        }
     }
 }
 
@@ -135,5 +141,66 @@ impl Link {
                 self.send(&Push::Cells(&items), cx);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots(n: usize) -> Vec<Slot> {
+        let rules = crdt::Rules::new(1, 1);
+        let mut replica = crdt::Replica::new(NodeId(1), crdt::Origin(1), rules, 1);
+        for i in 0..n {
+            let write = crdt::Write {
+                table: "t",
+                key: &i.to_be_bytes(),
+                member: b"",
+                rank: 0,
+                stamp: crdt::StampRule::Now,
+                deadline: None,
+                body: Some(b"v"),
+                via: 0,
+                birth: None,
+            };
+            replica.write(crdt::Wall(1), write).unwrap();
+        }
+        replica.drain_changes().into_iter().map(|change| change.slot).collect()
+    }
+
+    #[test]
+    fn a_full_queue_drops_new_cells_and_keeps_those_that_wait() {
+        let slots = slots(QUEUE_MAX + 1);
+        let mut queue = PushQueue::default();
+        for &slot in &slots[..QUEUE_MAX] {
+            assert!(queue.enter(slot, 100, None, 0));
+        }
+        assert!(!queue.enter(slots[QUEUE_MAX], 100, None, 0));
+        assert!(queue.enter(slots[0], 100, None, 7), "a cell that waits already needs no room");
+        assert_eq!(queue.len(), QUEUE_MAX);
+        assert_eq!(queue.take().map(|(slot, item)| (slot, item.via)), Some((slots[0], 7)));
+    }
+
+    #[test]
+    fn a_forgotten_cell_is_not_sent_and_its_slot_may_come_again() {
+        let slots = slots(2);
+        let mut queue = PushQueue::default();
+        queue.enter(slots[0], 1, None, 1);
+        queue.enter(slots[1], 1, None, 1);
+        queue.forget(slots[0]);
+        queue.enter(slots[0], 1, None, 2);
+        let sent: Vec<_> = std::iter::from_fn(|| queue.take()).map(|(slot, item)| (slot, item.via)).collect();
+        assert_eq!(sent, [(slots[0], 2), (slots[1], 1)]);
+    }
+
+    #[test]
+    fn what_waits_leaves_after_a_moment_or_when_there_is_a_frame_of_it() {
+        let slots = slots(2);
+        let mut queue = PushQueue { flushed_at: Mono(5_000), ..PushQueue::default() };
+        assert_eq!(queue.due(), None);
+        queue.enter(slots[0], 100, None, 0);
+        assert_eq!(queue.due(), Some(Mono(7_000)));
+        queue.enter(slots[1], FRAME_BYTES, None, 0);
+        assert_eq!(queue.due(), Some(Mono(0)));
     }
 }
