@@ -4,7 +4,7 @@ use admin::{Digest, Member, Peer, Status};
 
 use crate::args::Query;
 use crate::client::{Client, path};
-use crate::output::{Outcome, ago, print, print_json, size, span};
+use crate::output::{Outcome, ago, print, print_json, size, span, talk};
 use crate::table::Table;
 
 pub(crate) fn status(query: &Query) -> Outcome {
@@ -65,7 +65,7 @@ pub(crate) fn peers(query: &Query) -> Outcome {
         return print_json(&peers);
     }
     if peers.is_empty() {
-        eprintln!("no Kamailio server is attached; `starling run` prints the lines for kamailio.cfg");
+        talk("no Kamailio server is attached; `starling run` prints the lines for kamailio.cfg");
     }
     let mut table = Table::new(&["SERVER", "STATE", "GEN", "OPEN", "QUEUED", "LAG", "LAST SYNC", "OURS"]);
     for peer in peers {

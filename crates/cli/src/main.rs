@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         // Whoever reads us has seen enough, as `head` does.
         Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
         Err(Failure::Said(text)) => {
-            eprintln!("starling: {text}");
+            output::talk(&format!("starling: {text}"));
             ExitCode::FAILURE
         }
     }

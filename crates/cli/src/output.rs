@@ -37,6 +37,11 @@ pub(crate) fn print(text: &str) -> Outcome {
     Ok(out.flush()?)
 }
 
+/// Says something that is no result. Whoever closed standard error does not want to hear.
+pub(crate) fn talk(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Prints JSON as people and `jq` read it.
 pub(crate) fn print_json(value: &impl Serialize) -> Outcome {
     let text = serde_json::to_string_pretty(value).map_err(|e| Failure::said(e.to_string()))?;
@@ -90,7 +95,10 @@ pub(crate) fn until(unix: Option<u64>) -> String {
 
 /// How long since a unix time.
 pub(crate) fn ago(unix: u64) -> String {
-    format!("{} ago", span(unix_now().saturating_sub(unix)))
+    match unix_now().saturating_sub(unix) {
+        0 => "now".to_owned(),
+        secs => format!("{} ago", span(secs)),
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub(crate) fn run(args: &Run) -> Outcome {
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_max_level(level(settings.log.level))
         .with_target(false)
+        // They would go to standard error, which is what fails.
+        .log_internal_errors(false)
         .init();
     let program = std::env::args().next().unwrap_or_else(|| "starling".to_owned());
     daemon::run(&plan, &program).map_err(|e| Failure::said(e.to_string()))

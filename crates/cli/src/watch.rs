@@ -8,14 +8,14 @@ use ureq::http::Method;
 
 use crate::args::Watch;
 use crate::client::{Client, path};
-use crate::output::{Failure, Outcome, plain, print};
+use crate::output::{Failure, Outcome, plain, print, talk};
 
 /// Prints a line per change until the node ends or nobody reads.
 pub(crate) fn watch(args: &Watch) -> Outcome {
     let client = Client::patient(&args.query)?;
     let table = args.table.as_ref().map(|table| format!("?table={}", encode(table))).unwrap_or_default();
     let response = client.send(&Method::GET, &format!("{}{table}", path(&["watch"])), None::<&()>)?;
-    eprintln!("watching; Ctrl-C ends it");
+    talk("watching; Ctrl-C ends it");
     let mut kind = String::new();
     for line in BufReader::new(response.into_body().into_reader()).lines() {
         let line = line.map_err(|e| Failure::said(format!("the node ended the stream: {e}")))?;
@@ -30,7 +30,7 @@ pub(crate) fn watch(args: &Watch) -> Outcome {
 
 fn tell(kind: &str, data: &str, json: bool) -> Outcome {
     if kind != "change" {
-        eprintln!("missed {data} changes: this reader is too slow");
+        talk(&format!("missed {data} changes: this reader is too slow"));
         return Ok(());
     }
     if json {

@@ -1,6 +1,7 @@
 //! What a node says at its start: who it is, and what to type next.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -68,13 +69,18 @@ impl Facts {
 
 /// Prints it all on standard error.
 pub(crate) fn print(facts: &Facts, program: &str) {
-    eprint!("{}", text(facts, program));
+    say(&text(facts, program));
     if !facts.admin.ip().is_loopback() {
         tracing::warn!(
             "the admin interface at {} is open to other hosts and has no authentication: anybody there can change the state",
             facts.admin
         );
     }
+}
+
+/// Writes on standard error. Whoever closed it does not want to hear, which is no reason to end.
+pub(crate) fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Warns where the kernel gave a SIP socket less than a burst needs.

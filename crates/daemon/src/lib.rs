@@ -6,7 +6,7 @@
 //! * links to other nodes are QUIC connections (`links`, `tls`, `certs`), SIP is UDP and TCP (`sip`);
 //! * batches go to an embedded store in the data directory (`disk`, `identity`);
 //! * people and tools ask over HTTP (`http`, in the shapes of the `admin` crate);
-//! * time is read in `clock` and randomness drawn in `entropy`, nowhere else.
+//! * the node's time is read in `clock` and all randomness drawn in `entropy`, nowhere else.
 //!
 //! Entry points: [`Settings`] reads a configuration, [`Plan`] checks it, [`run`] runs it.
 //!

@@ -100,8 +100,8 @@ fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         report(info);
-        eprintln!(
-            "starling: this is a bug in Starling; the node ends here, and what was acknowledged by disk is on disk"
+        banner::say(
+            "starling: this is a bug in Starling; the node ends here, and what the disk acknowledged is on disk\n",
         );
         std::process::abort();
     }));
@@ -223,7 +223,7 @@ impl Daemon {
 
     fn stop(&self, asked: &mut bool) {
         if *asked {
-            eprintln!("starling: asked twice, so not waiting for the disk");
+            banner::say("starling: asked twice, so not waiting for the disk\n");
             std::process::exit(1);
         }
         *asked = true;

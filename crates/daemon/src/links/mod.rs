@@ -11,6 +11,8 @@
 //! What to dial, what to send and what it means is the node's business.
 
 mod lane;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
