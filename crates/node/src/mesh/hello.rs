@@ -2,7 +2,7 @@
 
 use super::link::{Link, Peer};
 use super::roster::Known;
-use super::wire::{Clocks, Hello, Push, WireError};
+use super::wire::{Clocks, Hello, LIST_MAX, Push, TEXT_MAX, WireError};
 use super::{HELLO_MS, Mesh};
 use crate::cx::Cx;
 use crate::io::{Level, LinkId, Output};
@@ -55,6 +55,12 @@ impl Mesh {
             servers: self.servers.clone(),
             clocks,
         };
+        if hello.check().is_err() {
+            let text = || {
+                format!("no node will take our hello: a name of over {TEXT_MAX} bytes, or over {LIST_MAX} addresses")
+            };
+            self.complain(cx.config.advertise, "own hello", Level::Error, text, cx);
+        }
         link.send(&Push::Hello(Box::new(hello)), cx);
         self.links.insert(link.id, link);
     }

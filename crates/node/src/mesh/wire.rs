@@ -228,7 +228,8 @@ impl<'a> Push<'a> {
 }
 
 impl Hello {
-    fn check(&self) -> Result<(), WireError> {
+    /// Whether it keeps the limits.
+    pub(crate) fn check(&self) -> Result<(), WireError> {
         let texts = [&self.cluster, &self.name];
         let lists = [self.sip.len(), self.links.len(), self.servers.len()];
         let fits = texts.iter().all(|text| text.len() <= TEXT_MAX) && lists.iter().all(|&n| n <= LIST_MAX);
