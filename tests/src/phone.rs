@@ -65,6 +65,8 @@ pub struct Phone {
     user_agent: String,
     path: Option<String>,
     nat: bool,
+    /// A text in its requests, and the bytes that go out in its place.
+    odd: Option<(String, Vec<u8>)>,
 }
 
 impl Phone {
@@ -76,7 +78,7 @@ impl Phone {
     pub fn new(aor: &str, server: SocketAddr) -> Self {
         let socket = udp::connected(None, server).expect("a UDP socket");
         let (call_id, user_agent) = (format!("{}@phone", token()), "Starling test phone 1.0".to_owned());
-        Self { socket, server, aor: aor.to_owned(), call_id, cseq: 0, user_agent, path: None, nat: false }
+        Self { socket, server, aor: aor.to_owned(), call_id, cseq: 0, user_agent, path: None, nat: false, odd: None }
     }
 
     /// With a User-Agent.
@@ -97,6 +99,13 @@ impl Phone {
     #[must_use]
     pub fn behind_nat(mut self) -> Self {
         self.nat = true;
+        self
+    }
+
+    /// With bytes that are no text in place of a word of its requests.
+    #[must_use]
+    pub fn with_bytes(mut self, word: &str, bytes: &[u8]) -> Self {
+        self.odd = Some((word.to_owned(), bytes.to_vec()));
         self
     }
 
@@ -184,6 +193,11 @@ impl Phone {
     }
 
     fn send(&self, request: &Request) -> anyhow::Result<Message> {
-        ok(udp::transact(&self.socket, &request.bytes(), Duration::from_secs(10))?)
+        let mut bytes = request.bytes();
+        if let Some((word, odd)) = &self.odd {
+            let at = bytes.windows(word.len()).position(|w| w == word.as_bytes()).expect("the word to replace");
+            bytes.splice(at..at + word.len(), odd.iter().copied());
+        }
+        ok(udp::transact(&self.socket, &bytes, Duration::from_secs(10))?)
     }
 }

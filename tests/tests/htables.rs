@@ -4,6 +4,7 @@
 use serde_json::json;
 use starling_tests::compare::{Value, unix_now};
 use starling_tests::kamailio::Kamailio;
+use starling_tests::starling::StarlingConfig;
 use starling_tests::topology::{Bridge, Plan};
 use starling_tests::wait::{PATIENCE, eventually, limited, same, secs, stays};
 
@@ -186,6 +187,39 @@ fn counters_go_on_from_the_same_value_at_either_server() {
             there.script("inc-cnt", &[("X-K", &key)]).unwrap();
             bridge.wait_entry("cnt", &key, Some(Value::Int(101)));
         });
+    });
+}
+
+#[test]
+#[ignore = "needs Kamailio 5.6: run cargo xtask test"]
+fn a_counting_table_counts_what_both_servers_count_at_once() {
+    limited(secs(120), || {
+        let mut node = StarlingConfig::default();
+        node.more += "\n[htable.cnt]\ncounter = true\n";
+        let bridge = Bridge::on_loopback(&Plan { node, ..Plan::default() });
+        let steps = [150, 90];
+        std::thread::scope(|scope| {
+            for (server, steps) in [&bridge.k1, &bridge.k2].into_iter().zip(steps) {
+                scope.spawn(move || {
+                    for _ in 0..steps {
+                        server.script("inc-cnt", &[("X-K", "calls")]).unwrap();
+                    }
+                });
+            }
+        });
+        bridge.wait_entry("cnt", "calls", Some(Value::Int(240)));
+        for node in bridge.nodes() {
+            assert!(node.cli(&["htable", "inc", "cnt", "calls", "20"]).status.success());
+        }
+        bridge.wait_entry("cnt", "calls", Some(Value::Int(300)));
+        bridge.k2.script("inc-cnt", &[("X-K", "calls")]).unwrap();
+        bridge.wait_entry("cnt", "calls", Some(Value::Int(301)));
+        // A deletion starts again from nothing.
+        bridge.k1.delete("cnt", "calls").unwrap();
+        bridge.wait_entry("cnt", "calls", None);
+        bridge.k2.script("inc-cnt", &[("X-K", "calls")]).unwrap();
+        bridge.wait_entry("cnt", "calls", Some(Value::Int(1)));
+        bridge.wait_converged();
     });
 }
 

@@ -3,9 +3,12 @@
 
 use std::time::Instant;
 
+use anyhow::Context;
 use serde_json::json;
 use starling_tests::compare::{Contact as Row, Contacts, same_contacts, unix_now};
+use starling_tests::host::Host;
 use starling_tests::kamailio::{Kamailio, KamailioConfig};
+use starling_tests::peer::FakePeer;
 use starling_tests::phone::{Contact, Phone};
 use starling_tests::starling::{PROMPTLY, Starling};
 use starling_tests::topology::{Bridge, Plan};
@@ -288,6 +291,31 @@ fn odd_but_legal_registrations_arrive_unchanged() {
                 phone.register(&[Contact::new(uri)], 600).unwrap_or_else(|e| panic!("{uri}: {e}"));
                 bridge.wait_contacts(&aor, &[uri]);
             }
+        });
+        bridge.wait_converged();
+    });
+}
+
+#[test]
+#[ignore = "needs Kamailio 5.6: run cargo xtask test"]
+fn bytes_that_are_no_utf8_arrive_as_they_were() {
+    limited(secs(120), || {
+        let bridge = Bridge::on_loopback(&Plan::default());
+        // A third server, in a way: what the third node tells its servers can be read byte by byte.
+        let peer = FakePeer::start(&Host::loopback());
+        peer.join(bridge.n3.sip()).unwrap();
+        both_ways(&bridge, |here, _, tag| {
+            let (aor, uri) = (format!("latin-{tag}"), "sip:latin@192.0.2.75:5060");
+            let mut phone = Phone::new(&aor, here.sip()).user_agent("F#n 9").with_bytes("F#n", b"F\xf6n \xff\xfe");
+            phone.register(&[Contact::new(uri)], 600).unwrap();
+            bridge.wait_contacts(&aor, &[uri]);
+            let told = eventually(PATIENCE, "the third server is told", || {
+                let mut told = peer.requests("usrloc");
+                told.retain(|m| m.text().contains(&aor));
+                told.pop().context("nothing")
+            });
+            let needle = b"F\xf6n \xff\xfe 9";
+            assert!(told.body.windows(needle.len()).any(|w| w == needle), "{}", told.text());
         });
         bridge.wait_converged();
     });

@@ -4,11 +4,13 @@
 use std::time::{Duration, Instant};
 
 use starling_tests::compare::{Value, unix_now};
+use starling_tests::flood;
+use starling_tests::kamailio::{Kamailio, KamailioConfig};
 use starling_tests::net::Net;
 use starling_tests::phone::{Contact, Phone};
-use starling_tests::starling::equal_digests;
+use starling_tests::starling::{StarlingConfig, equal_digests};
 use starling_tests::topology::{Bridge, Plan, Sites};
-use starling_tests::wait::{PATIENCE, eventually, limited, secs, stays};
+use starling_tests::wait::{PATIENCE, eventually, limited, same, secs, stays};
 
 /// Equal digests are due so soon after a heal.
 const HEALED: Duration = secs(5);
@@ -319,12 +321,74 @@ fn an_operators_removal_loses_to_a_refresh_that_it_had_not_seen() {
             assert!(bridge.n1.cli(&["location", "rm", "unseen"]).status.success());
             assert!(bridge.n3.cli(&["location", "rm", "seen"]).status.success());
             eventually(PATIENCE, "removed on that side", || {
-                starling_tests::wait::same("contacts", bridge.k1.contacts_of("unseen")?.len(), 0)
+                same("contacts", bridge.k1.contacts_of("unseen")?.len(), 0)
             });
             net.heal();
             check_healed(&bridge, Instant::now());
             bridge.wait_contacts("unseen", &[&uri("unseen")]);
             bridge.wait_contacts("seen", &[]);
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs Kamailio 5.6: run cargo xtask test"]
+fn a_counting_table_counts_on_both_sides_of_a_split() {
+    limited(secs(240), || {
+        Net::run(|net| {
+            let mut node = StarlingConfig::default();
+            node.more += "\n[htable.cnt]\ncounter = true\n";
+            let (bridge, sites) = Bridge::in_sites(net, &Plan { node, ..Plan::default() });
+            let count = |server: &Kamailio, steps: usize| {
+                (0..steps).for_each(|_| drop(server.script("inc-cnt", &[("X-K", "calls")]).unwrap()));
+            };
+            count(&bridge.k1, 10);
+            bridge.wait_entry("cnt", "calls", Some(Value::Int(10)));
+            cut_second(net, &sites);
+            bridge.wait_noticed(&bridge.n1, 1);
+            count(&bridge.k1, 25);
+            count(&bridge.k2, 17);
+            eventually(PATIENCE, "each side counts alone", || {
+                same("left", bridge.n3.entry("cnt", "calls")?.map(|(v, _)| v), Some(Value::Int(35)))?;
+                same("right", bridge.n2.entry("cnt", "calls")?.map(|(v, _)| v), Some(Value::Int(27)))
+            });
+            net.heal();
+            check_healed(&bridge, Instant::now());
+            bridge.wait_entry("cnt", "calls", Some(Value::Int(52)));
+            count(&bridge.k2, 1);
+            bridge.wait_entry("cnt", "calls", Some(Value::Int(53)));
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs Kamailio 5.6: run cargo xtask test"]
+fn thousands_of_changes_on_both_sides_are_equal_in_time() {
+    limited(secs(300), || {
+        const EACH: usize = 3_000;
+        Net::run(|net| {
+            let server = KamailioConfig { shm_mb: 512, pkg_mb: 256, ..KamailioConfig::default() };
+            let (bridge, sites) = Bridge::in_sites(net, &Plan { server, ..Plan::default() });
+            flood::register(bridge.k1.sip(), EACH, 3_600, secs(60)).unwrap();
+            bridge.wait_converged();
+            cut_second(net, &sites);
+            bridge.wait_noticed(&bridge.n1, 1);
+            bridge.wait_noticed(&bridge.n2, 2);
+            // The same users on both sides: on the left one contact each is refreshed, on the right replaced.
+            flood::register(bridge.k1.sip(), EACH, 1_800, secs(60)).unwrap();
+            flood::register(bridge.k2.sip(), EACH, 7_200, secs(60)).unwrap();
+            for i in 0..200 {
+                bridge.k1.set("plain", &format!("left-{i}"), i).unwrap();
+                bridge.k2.set("plain", &format!("right-{i}"), i).unwrap();
+            }
+            net.heal();
+            check_healed(&bridge, Instant::now());
+            let expires = bridge.k1.contacts_of(&flood::user(7)).unwrap()[0].expires;
+            assert!(expires > unix_now() + 6_000, "the later registrations have won");
+            let held = bridge.n3.entries("plain").unwrap();
+            let keys = ["left", "right"].iter().flat_map(|side| (0..200).map(move |i| format!("{side}-{i}")));
+            let lost: Vec<_> = keys.filter(|key| !held.contains_key(key)).collect();
+            assert!(lost.is_empty(), "lost everywhere: {lost:?}");
         });
     });
 }
