@@ -243,6 +243,7 @@ fn meta_parts(replica: &Replica) -> Vec<(&'static str, Bytes)> {
         part("hlc", &meta.hlc),
         part("roster", &meta.roster),
         part("closed", &meta.closed),
+        part("retired", &meta.retired),
     ]
 }
 
@@ -265,6 +266,7 @@ fn meta_from(parts: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Option<Meta>, postcar
         hlc: part(parts, "hlc")?,
         roster: part(parts, "roster")?,
         closed: part(parts, "closed")?,
+        retired: part(parts, "retired")?,
     }))
 }
 

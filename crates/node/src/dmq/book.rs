@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crdt::{Dot, Order, Slot, Stamp};
 use serde::{Deserialize, Serialize};
 
+use crate::io::Mono;
+
 /// Names a version of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Version {
@@ -51,6 +53,9 @@ pub(crate) struct Entry {
     pub(crate) value: u64,
     /// Number of the pull during or after which the server last showed it.
     pub(crate) shown_in: u32,
+    /// When this was learned, in seconds of the monotonic clock.
+    #[serde(skip)]
+    pub(crate) learned_s: u32,
 }
 
 /// All of it.
@@ -74,7 +79,7 @@ impl Book {
     }
 
     /// Notes what the server holds; a ruid that was known and is not named anew is kept.
-    pub(crate) fn note(&mut self, slot: Slot, note: Note) {
+    pub(crate) fn note(&mut self, slot: Slot, note: Note, now: Mono) {
         let old = self.remove(slot);
         let keep = |old: &Option<Entry>| old.as_ref().and_then(|e| e.ruid.clone());
         let entry = Entry {
@@ -87,6 +92,7 @@ impl Book {
                 Ruid::Own(ruid) => Some(ruid.into()),
             },
             value: note.value,
+            learned_s: seconds(now),
             shown_in: note.pull.unwrap_or_else(|| old.as_ref().map_or(0, |e| e.shown_in)),
         };
         self.insert(slot, entry);
@@ -145,6 +151,14 @@ impl Book {
         }
     }
 
+    /// Whether something was learned of the cell a moment ago, from the server itself (`seen`) or of what another told it.
+    pub(crate) fn is_fresh(&self, slot: Slot, seen: bool, now: Mono) -> bool {
+        self.entries.get(&slot).is_some_and(|e| {
+            let wanted = if seen { Proof::Seen } else { Proof::Told };
+            e.proof == wanted && seconds(now).saturating_sub(e.learned_s) <= CROSSING_S
+        })
+    }
+
     /// The server does not hold the cell.
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<Entry> {
         let entry = self.entries.remove(&slot)?;
@@ -193,6 +207,13 @@ pub(crate) struct Note<'a> {
     pub(crate) value: u64,
     /// The pull in or after which the server showed it; `None` if it did not show it.
     pub(crate) pull: Option<u32>,
+}
+
+/// Messages of two servers about one cell within this many seconds may have crossed on their way to each other.
+const CROSSING_S: u32 = 2;
+
+fn seconds(now: Mono) -> u32 {
+    u32::try_from(now.ms() / 1_000).unwrap_or(u32::MAX)
 }
 
 /// The hash by which values of hash-table entries are compared.

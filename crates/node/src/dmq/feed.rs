@@ -96,6 +96,11 @@ impl Feed {
         self.open.contains_key(&slot)
     }
 
+    /// Whether the cell waits, or a request about it is open.
+    pub(crate) fn is_pending(&self, slot: Slot) -> bool {
+        self.open.contains_key(&slot) || self.queued.contains(&slot)
+    }
+
     /// The cell has to be sent again after the open request, whatever that one achieves.
     pub(crate) fn look_again(&mut self, slot: Slot) {
         if let Some(open) = self.open.get_mut(&slot) {
@@ -184,7 +189,7 @@ pub(crate) fn next(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Option<Re
     while contacts.len() < most
         && let Some(slot) = peer.feed.pop()
     {
-        match render(peer, slot, facts, cx) {
+        match render(peer, slot, contacts.len(), facts, cx) {
             None => {}
             Some(Rendered::Contact(message, item)) => {
                 bytes += message.body.len();
@@ -253,7 +258,7 @@ enum Rendered {
     Entry(Vec<u8>, Item),
 }
 
-fn render(peer: &mut Peer, slot: Slot, facts: &Facts, cx: &mut Cx<'_>) -> Option<Rendered> {
+fn render(peer: &mut Peer, slot: Slot, beside: usize, facts: &Facts, cx: &mut Cx<'_>) -> Option<Rendered> {
     let cell = cx.replica.cell(slot)?;
     let version = Version::from(cell.order);
     let live = cell.is_live(cx.now.wall);
@@ -265,7 +270,7 @@ fn render(peer: &mut Peer, slot: Slot, facts: &Facts, cx: &mut Cx<'_>) -> Option
         if location::parse_member(cell.member) != Member::Device {
             return None;
         }
-        return contact(peer, slot, version, live, cx);
+        return contact(peer, slot, version, (live, beside), cx);
     }
     let name = htable::name(cell.table)?.to_owned();
     if peer.lacks_tables.contains(&name) || counters::is_counter(cx.config, &name) {
@@ -274,7 +279,13 @@ fn render(peer: &mut Peer, slot: Slot, facts: &Facts, cx: &mut Cx<'_>) -> Option
     entry_of(slot, version, live, &name, facts, cx)
 }
 
-fn contact(peer: &mut Peer, slot: Slot, version: Version, live: bool, cx: &mut Cx<'_>) -> Option<Rendered> {
+fn contact(
+    peer: &mut Peer,
+    slot: Slot,
+    version: Version,
+    (live, beside): (bool, usize),
+    cx: &mut Cx<'_>,
+) -> Option<Rendered> {
     let cell = cx.replica.cell(slot)?;
     let entry = peer.book.get(slot);
     if !live {
@@ -288,7 +299,7 @@ fn contact(peer: &mut Peer, slot: Slot, version: Version, live: bool, cx: &mut C
         return Some(Rendered::Contact(message, Item { slot, version, what: What::Gone }));
     }
     let limit = cx.config.dmq.feed_limit;
-    if limit > 0 && entry.is_none() && peer.book.len() >= limit {
+    if limit > 0 && entry.is_none() && peer.book.len() + under_way(peer) + beside >= limit {
         cx.stats.dmq_feed_limited += 1;
         return None;
     }
@@ -309,6 +320,11 @@ fn contact(peer: &mut Peer, slot: Slot, version: Version, live: bool, cx: &mut C
             None
         }
     }
+}
+
+/// Cells that open requests add to what the server holds.
+fn under_way(peer: &Peer) -> usize {
+    peer.feed.open.keys().filter(|slot| peer.book.get(**slot).is_none()).count()
 }
 
 /// A server must not be told a socket of its own: 5.6 would keep a pointer into the message (docs/kdmq.md 6.7).
@@ -381,13 +397,13 @@ fn stored(peer: &mut Peer, item: &Item, cx: &mut Cx<'_>) -> Option<Request> {
                 (None, Some(true)) => Ruid::AsHeld,
                 (None, _) => Ruid::Own(ruid),
             };
-            peer.book.note(item.slot, Note { held, proof: Proof::Answered, ruid, value: 0, pull: None });
+            peer.book.note(item.slot, Note { held, proof: Proof::Answered, ruid, value: 0, pull: None }, cx.now.mono);
             None
         }
         What::Set { value, then_expire: Some(deadline) } => expiry(peer, item, *value, *deadline, cx),
         What::Set { value, then_expire: None } | What::Expire { value } => {
             let note = Note { held, proof: Proof::Answered, ruid: Ruid::AsHeld, value: *value, pull: None };
-            peer.book.note(item.slot, note);
+            peer.book.note(item.slot, note, cx.now.mono);
             None
         }
         What::Gone => {
@@ -424,7 +440,7 @@ fn refused(peer: &mut Peer, item: &Item, code: u16, cx: &mut Cx<'_>) {
         return;
     }
     let note = Note { held: Some(item.version), proof: Proof::Answered, ruid: Ruid::Kept, value: 0, pull: None };
-    peer.book.note(item.slot, note);
+    peer.book.note(item.slot, note, cx.now.mono);
 }
 
 fn close(peer: &mut Peer, item: &Item, cx: &Cx<'_>) {
@@ -432,7 +448,11 @@ fn close(peer: &mut Peer, item: &Item, cx: &Cx<'_>) {
     let current = cx.replica.cell(item.slot).map(|c| Version::from(c.order));
     if again && current == Some(item.version) && peer.book.holds(item.slot, item.version) {
         // The server spoke about the cell meanwhile: tell it once more, so that ours comes last.
-        peer.book.note(item.slot, Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value: 0, pull: None });
+        peer.book.note(
+            item.slot,
+            Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value: 0, pull: None },
+            cx.now.mono,
+        );
     }
     if again || current != Some(item.version) {
         peer.feed.enqueue(item.slot);

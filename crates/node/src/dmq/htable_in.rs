@@ -200,7 +200,7 @@ fn write(
     }
 }
 
-fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, _cx: &Cx<'_>) {
+fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &Cx<'_>) {
     let note = Note {
         held: Some(order.into()),
         proof: Proof::Seen,
@@ -208,9 +208,13 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, _cx: 
         value: fingerprint(body),
         pull: Some(peer.pull.number),
     };
-    peer.book.note(slot, note);
+    let crossed = how != How::Dump && peer.book.is_fresh(slot, false, cx.now.mono);
+    peer.book.note(slot, note, cx.now.mono);
     if how != How::Dump {
         peer.touched(slot);
+    }
+    if crossed {
+        peer.contested(slot, cx.now.mono);
     }
     if peer.feed.is_open(slot) {
         peer.feed.look_again(slot);
@@ -220,7 +224,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, _cx: 
 fn correct(peer: &mut Peer, slot: Slot, body: &[u8], cx: &mut Cx<'_>) {
     let pull = Some(peer.pull.number);
     let note = Note { held: None, proof: Proof::Seen, ruid: Ruid::AsHeld, value: fingerprint(body), pull };
-    peer.book.note(slot, note);
+    peer.book.note(slot, note, cx.now.mono);
     peer.figures.corrections += 1;
     cx.stats.dmq_corrections += 1;
     peer.feed.enqueue(slot);
@@ -308,7 +312,7 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx:
             value: fingerprint(&body),
             pull: Some(peer.pull.number),
         };
-        peer.book.note(held.slot, note);
+        peer.book.note(held.slot, note, cx.now.mono);
         if stale {
             peer.feed.enqueue(held.slot);
         }
@@ -335,4 +339,15 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
         return StampRule::At(Wall(written.clamp(last_agreement.min(cx.now.wall.0), cx.now.wall.0)));
     }
     agreed.map_or(StampRule::Least, StampRule::Above)
+}
+
+/// The held entry that an action is about; a pattern is about none in particular.
+pub(crate) fn slot_of(action: &Action<'_>, cx: &Cx<'_>) -> Option<Slot> {
+    let (table, key) = match action {
+        Action::Set { table, key, .. } | Action::Expire { table, key, .. } | Action::Delete { table, key } => {
+            (table, key)
+        }
+        _ => return None,
+    };
+    cx.replica.slot(&htable::table(std::str::from_utf8(table).ok()?), key, b"")
 }

@@ -193,7 +193,7 @@ impl Dmq {
     /// Sends a ping that is due.
     pub(crate) fn ping_if_due(&mut self, id: PeerId, front: &mut Front, cx: &mut Cx<'_>) {
         let Some(peer) = self.peers.get(&id) else { return };
-        if cx.now.mono < peer.ping_at || peer.ping_open || peer.phase == Phase::Left && !peer.configured {
+        if cx.now.mono < peer.ping_at || peer.ping_open || !peer.is_pinged() {
             return;
         }
         let gone = peer.heard.is_some_and(|h| cx.now.mono.ms_since(h) > cx.config.forget_after_s * 1_000);
@@ -322,6 +322,11 @@ impl Ask {
 }
 
 impl Peer {
+    /// Whether it is greeted: a server that has left is not, unless the configuration names it.
+    pub(crate) fn is_pinged(&self) -> bool {
+        self.phase != Phase::Left || self.configured
+    }
+
     /// Pings at once.
     pub(crate) fn ping_now(&mut self, now: Mono) {
         self.ping_at = now;

@@ -48,7 +48,7 @@ pub(crate) use usrloc_in::{contact_of, drop_aliases};
 use self::owner::Holding;
 use self::peer::Phase;
 use self::pull::Next;
-use crate::config::Config;
+use crate::config::{Config, DmqMode};
 use crate::cx::Cx;
 use crate::front::{Front, Outgoing};
 use crate::io::{Level, Mono};
@@ -290,13 +290,11 @@ impl Dmq {
     }
 
     /// When [`Dmq::tick`] has something to do.
-    pub(crate) fn next_wakeup(&self) -> Mono {
+    pub(crate) fn next_wakeup(&self, mode: DmqMode) -> Mono {
         let of = |peer: &Peer| {
-            let verify = peer.wants_proof().then(|| peer.pull.may_verify_at(peer.feed.answered_at())).flatten();
-            [Some(peer.ping_at), peer.pull.next_wakeup(), peer.pull.retry_at(), counters::next_wakeup(peer), verify]
-                .into_iter()
-                .flatten()
-                .min()
+            let ping = (!peer.ping_open && peer.is_pinged()).then_some(peer.ping_at);
+            let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
+            [ping, pull, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min()
         };
         self.peers.values().filter_map(of).chain([self.lease_at]).min().unwrap_or(Mono(u64::MAX))
     }
@@ -315,7 +313,9 @@ impl Dmq {
                     counters::after_pull(peer, cx);
                 }
             }
-            Next::Wait if peer.wants_pull(cx.now.mono) => start_pull(peer, front, cx),
+            Next::Wait if peer.pull_due(cx.config.dmq.mode).is_some_and(|at| at <= cx.now.mono) => {
+                start_pull(peer, front, cx)
+            }
             Next::Wait => {}
         }
     }
@@ -379,23 +379,18 @@ impl Dmq {
 }
 
 impl Peer {
-    /// Whether something that the server holds is not proven, and everything else is quiet.
-    fn wants_proof(&self) -> bool {
-        self.is_served() && self.book.unproven() > 0 && self.feed.is_idle() && !self.pull.is_open()
-    }
-
-    fn proof_is_due(&self, now: Mono) -> bool {
-        self.wants_proof() && self.pull.may_verify_at(self.feed.answered_at()).is_some_and(|at| at <= now)
-    }
-
-    fn wants_pull(&self, now: Mono) -> bool {
-        if !self.lists_us || self.pull.is_open() {
-            return false;
+    /// When a pull of this server has to start.
+    fn pull_due(&self, mode: DmqMode) -> Option<Mono> {
+        if !self.is_served() || !self.lists_us || self.pull.is_open() {
+            return None;
         }
-        match self.pull.retry_at() {
-            Some(at) => now >= at,
-            None => self.gap || self.pull.entries_wanted() || self.proof_is_due(now),
+        if self.gap || self.pull.entries_wanted() {
+            return Some(self.pull.retry_at().unwrap_or(Mono(0)));
         }
+        // Something that it holds is not proven, and everything else is quiet. In a mesh servers tell each other most
+        // of it, and a dump would cost more than all changes together.
+        let unproven = mode == DmqMode::Bridge && self.book.unproven() > 0 && self.feed.is_idle();
+        unproven.then(|| self.pull.may_verify_at(self.feed.answered_at())).flatten()
     }
 }
 
@@ -403,7 +398,8 @@ impl Peer {
 fn start_pull(peer: &mut Peer, front: &mut Front, cx: &mut Cx<'_>) {
     peer.live_since_pull.clear();
     let everything = peer.gap || peer.book.unproven() > 0;
-    let channel = peer.pull.start(everything, cx.now.mono);
+    let careful = peer.book.len() > 0;
+    let channel = peer.pull.start(everything, careful, cx.now.mono);
     ask(peer, channel, front, cx);
 }
 

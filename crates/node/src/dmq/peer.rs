@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crdt::{Dot, Forget, Replica, Slot};
 use kdmq::Generation;
 
-use super::book::Book;
+use super::book::{Book, Note, Proof, Ruid};
 use super::counters::Counters;
 use super::feed::Feed;
 use super::life::Life;
@@ -213,6 +213,16 @@ impl Peer {
         if let Some(dot) = self.unacknowledged.remove(&slot) {
             replica.release(dot);
         }
+    }
+
+    /// Its own message about a cell and another server's may have crossed on the way: which one it applied last cannot be
+    /// known, so it is told the winner.
+    pub(crate) fn contested(&mut self, slot: Slot, now: Mono) {
+        let value = self.book.get(slot).map_or(0, |e| e.value);
+        let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
+        self.book.note(slot, note, now);
+        self.figures.corrections += 1;
+        self.feed.enqueue(slot);
     }
 
     /// Something newer than an open dump is known of this cell.

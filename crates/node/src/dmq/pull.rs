@@ -24,6 +24,9 @@ use crate::io::{Level, Mono};
 /// retransmission of a lost tail (500 ms) has had its chance.
 const QUIET_MS: u64 = 1_000;
 
+/// The same where nothing can be inferred from an absence: what comes later is taken in later.
+const QUICK_MS: u64 = 200;
+
 /// How long a known gap may stay open before the question is asked again: retransmissions come at
 /// 0.5, 1.5, 3.5 and 7.5 s.
 const GAP_MS: u64 = 9_000;
@@ -43,6 +46,7 @@ pub(crate) struct Pull {
     /// Counts up with each pull of this life.
     pub(crate) number: u32,
     stage: Option<Stage>,
+    quiet_ms: u64,
     /// Whether one was finished in this life.
     finished: bool,
     /// Which channels the last one got completely.
@@ -100,9 +104,11 @@ impl Pull {
         self.stage.is_some()
     }
 
-    /// Begins anew, with the contacts too if `everything` is wanted; the first question has to be sent.
-    pub(crate) fn start(&mut self, everything: bool, now: Mono) -> DataChannel {
+    /// Begins anew, with the contacts too if `everything` is wanted; the first question has to be sent. `careful` if an
+    /// absence could mean something: then the tail of the dump gets more time.
+    pub(crate) fn start(&mut self, everything: bool, careful: bool, now: Mono) -> DataChannel {
         self.number += 1;
+        self.quiet_ms = if careful { QUIET_MS } else { QUICK_MS };
         self.contacts = Outcome::Unknown;
         self.entries = Outcome::Unknown;
         self.heard_since = false;
@@ -166,7 +172,7 @@ impl Pull {
         let Some(stage) = &mut self.stage else { return Next::Wait };
         let quiet = now.ms_since(stage.last);
         let missing = stage.arrived.missing();
-        let over = stage.answered && missing == 0 && quiet >= QUIET_MS;
+        let over = stage.answered && missing == 0 && quiet >= self.quiet_ms;
         let lost = stage.answered && missing > 0 && quiet >= GAP_MS;
         let silent = !stage.answered && quiet >= SILENCE_MS;
         if !(over || lost || silent) {
@@ -198,7 +204,7 @@ impl Pull {
     pub(crate) fn next_wakeup(&self) -> Option<Mono> {
         let stage = self.stage.as_ref()?;
         let wait = match (stage.answered, stage.arrived.missing()) {
-            (true, 0) => QUIET_MS,
+            (true, 0) => self.quiet_ms,
             (true, _) => GAP_MS,
             (false, _) => SILENCE_MS,
         };

@@ -1,7 +1,7 @@
 //! A server's KDMQ request, from its envelope to its effect and its answer.
 
 use bytes::Bytes;
-use crdt::{Cause, Change, StampRule, Wall, Write};
+use crdt::{Cause, Change, Slot, StampRule, Wall, Write};
 use kdmq::{Channel, htable, usrloc};
 use tables::location::{self, Member};
 
@@ -121,6 +121,8 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if !peer.owned {
             self.hold(id, DataChannel::Usrloc, body, cx);
+            let about: Vec<Slot> = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
+            self.crossed(id, &about, cx);
             return Reply { code: 200, body: None, promises: false };
         }
         // Only dumps have several actions in one message.
@@ -142,6 +144,10 @@ impl Dmq {
                 usrloc::Action::Sync => asked_for_all(peer, DataChannel::Usrloc, cx),
             }
         }
+        if !dump {
+            let about: Vec<Slot> = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
+            self.crossed(id, &about, cx);
+        }
         Reply { code: 200, body: None, promises: true }
     }
 
@@ -153,6 +159,7 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if !peer.owned {
             self.hold(id, DataChannel::Htable, body, cx);
+            self.crossed(id, htable_in::slot_of(&action, cx).as_slice(), cx);
             return Reply { code: 200, body: None, promises: false };
         }
         match &action {
@@ -169,9 +176,22 @@ impl Dmq {
                 peer.life.is_live(mark);
                 htable_in::take(peer, action, &self.facts, How::Live, cx);
                 learn_of(peer, action, &self.facts, cx);
+                self.crossed(id, htable_in::slot_of(action, cx).as_slice(), cx);
             }
         }
         Reply { code: 200, body: None, promises: true }
+    }
+
+    /// A server has just spoken about these cells, also to the servers that it tells its changes itself.
+    fn crossed(&mut self, id: PeerId, about: &[Slot], cx: &Cx<'_>) {
+        let Some(lists) = self.peers.get(&id).map(|p| p.lists.clone()).filter(|l| !l.is_empty()) else { return };
+        for peer in self.peers.values_mut().filter(|p| p.id != id && p.owned && lists.contains(&p.uri)) {
+            for slot in about {
+                if peer.book.is_fresh(*slot, true, cx.now.mono) {
+                    peer.contested(*slot, cx.now.mono);
+                }
+            }
+        }
     }
 
     fn hold(&mut self, id: PeerId, channel: DataChannel, body: &[u8], cx: &Cx<'_>) {
@@ -216,7 +236,7 @@ fn learn_of(peer: &mut Peer, action: &htable::Action<'_>, facts: &Facts, cx: &Cx
 
 /// The server wants everything: it has just started, or somebody told it to ask.
 fn asked_for_all(peer: &mut Peer, channel: DataChannel, cx: &Cx<'_>) {
-    let slots: Vec<crdt::Slot> = cx
+    let slots: Vec<Slot> = cx
         .replica
         .scan(None, usize::MAX)
         .filter(|(_, cell)| (cell.table == location::TABLE) == (channel == DataChannel::Usrloc))
@@ -226,7 +246,7 @@ fn asked_for_all(peer: &mut Peer, channel: DataChannel, cx: &Cx<'_>) {
     for slot in slots {
         if peer.book.get(slot).is_some() {
             let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value: 0, pull: None };
-            peer.book.note(slot, note);
+            peer.book.note(slot, note, cx.now.mono);
         }
         peer.feed.enqueue(slot);
     }
@@ -294,13 +314,17 @@ pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
         return false;
     }
     let Some(cell) = cx.replica.cell(change.slot) else { return false };
-    if peer.feed.is_open(change.slot) {
+    if peer.feed.is_pending(change.slot) {
         return false;
     }
     if cell.is_live(cx.now.wall) {
         let value = cell.body.map_or(0, fingerprint);
         let held = Some(cell.order.into());
-        peer.book.note(change.slot, Note { held, proof: Proof::Told, ruid: Ruid::Kept, value, pull: None });
+        peer.book.note(
+            change.slot,
+            Note { held, proof: Proof::Told, ruid: Ruid::Kept, value, pull: None },
+            cx.now.mono,
+        );
         return true;
     }
     if cell.table == location::TABLE {

@@ -149,9 +149,13 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, ruid: &BStr, how: How, cx: &
         value: 0,
         pull: Some(peer.pull.number),
     };
-    peer.book.note(slot, note);
+    let crossed = how != How::Dump && peer.book.is_fresh(slot, false, cx.now.mono);
+    peer.book.note(slot, note, cx.now.mono);
     if how != How::Dump {
         peer.touched(slot);
+    }
+    if crossed {
+        peer.contested(slot, cx.now.mono);
     }
     if peer.feed.is_open(slot) {
         // What the server ends up with depends on which of the two it applied last.
@@ -163,7 +167,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, ruid: &BStr, how: How, cx: &
 /// The server holds something that lost; the winner goes back to it under its own ruid.
 fn correct(peer: &mut Peer, slot: Slot, ruid: &BStr, cx: &mut Cx<'_>) {
     let pull = Some(peer.pull.number);
-    peer.book.note(slot, Note { held: None, proof: Proof::Seen, ruid: Ruid::Own(ruid), value: 0, pull });
+    peer.book.note(slot, Note { held: None, proof: Proof::Seen, ruid: Ruid::Own(ruid), value: 0, pull }, cx.now.mono);
     peer.figures.corrections += 1;
     cx.stats.dmq_corrections += 1;
     peer.feed.enqueue(slot);
@@ -313,4 +317,15 @@ pub(crate) fn drop_aliases(aor: &[u8], member: &[u8], cx: &mut Cx<'_>) {
 pub(crate) fn contact_of<'a>(cell: &CellRef<'a>) -> Option<(&'a BStr, Contact<'a>)> {
     let contact = Contact::decode(cell.body?, cell.member).ok()?;
     Some((cell.key.as_bstr(), contact))
+}
+
+/// The held contact that an action is about.
+pub(crate) fn slot_of(action: &kdmq::usrloc::Action<'_>, cx: &Cx<'_>) -> Option<Slot> {
+    let row = match action {
+        kdmq::usrloc::Action::Update(row) | kdmq::usrloc::Action::Remove(row) => row,
+        kdmq::usrloc::Action::None | kdmq::usrloc::Action::Sync => return None,
+    };
+    let contact = &row.contact;
+    let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
+    cx.replica.slot(location::TABLE, &row.aor, &member)
 }

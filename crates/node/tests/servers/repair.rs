@@ -1,6 +1,7 @@
 //! Servers that were cut off, restarted or silent.
 
 use crate::world::{World, config};
+use starling_node::Config;
 use tables::htable::Value;
 
 const A: &str = "sip:alice@192.0.2.1:5060";
@@ -154,4 +155,41 @@ fn a_server_that_starts_with_contacts_fills_the_mesh_and_an_empty_one_is_filled(
     world.run_until(60_000, "the fresh server is filled", |w| w.server(k2).contacts.len() == 2_000);
     let requests = world.server(k2).received.iter().filter(|(_, b)| b.starts_with(b"{\"multi\"")).count();
     assert!(requests >= 600, "several contacts go together: {requests}");
+}
+
+#[test]
+fn a_node_that_was_dead_knows_from_its_disk_what_its_server_has_removed_meanwhile() {
+    let mut world = World::new(Config { durable: true, ..config() });
+    let k1 = world.start("127.0.0.11:5060");
+    world.run_ms(8_000);
+    let wall = world.wall_s();
+    world.server(k1).register("alice", A, "c1", 1, 6_000, wall);
+    world.server(k1).register("bob", B, "c2", 1, 6_000, wall);
+    world.server(k1).set("plain", "k", text("old"), wall);
+    world.run_ms(10_000);
+    world.server(k1).unregister("alice", A);
+    world.server(k1).delete("plain", "k");
+    world.server(k1).forget_open();
+    world.restart_node(30_000);
+    world.run_ms(25_000);
+    assert!(world.shows("alice").is_empty(), "{}", world.log.join("\n"));
+    assert_eq!(world.entry("plain", "k"), None);
+    assert_eq!(world.shows("bob"), [B]);
+    assert_eq!(world.server(k1).holds("bob"), [B]);
+    assert!(world.server(k1).holds("alice").is_empty());
+}
+
+#[test]
+fn a_node_that_was_dead_while_its_server_restarted_gives_it_everything_back() {
+    let mut world = World::new(Config { durable: true, ..config() });
+    let k1 = world.start("127.0.0.11:5060");
+    world.run_ms(8_000);
+    let wall = world.wall_s();
+    world.server(k1).register("alice", A, "c1", 1, 6_000, wall);
+    world.run_ms(10_000);
+    world.start("127.0.0.11:5060");
+    world.restart_node(30_000);
+    world.run_ms(25_000);
+    assert_eq!(world.shows("alice"), [A], "{}", world.log.join("\n"));
+    assert_eq!(world.server(k1).holds("alice"), [A]);
 }

@@ -12,7 +12,7 @@ use crdt::{NodeId, Origin, Wall};
 use kdmq::{htable, usrloc};
 use sip::MessageBuilder;
 use starling_node::config::{Ack, DmqConfig, DmqMode, HtableConfig, SipSocket, SipTransport, Timing};
-use starling_node::{Config, Input, Mono, Node, Now, Output, Restored, SocketId};
+use starling_node::{Batch, Config, Input, Mono, Node, Now, Output, Restored, SocketId, Tree};
 use tables::htable::Value;
 use tables::location::Contact;
 
@@ -54,14 +54,24 @@ pub struct World {
     /// To the node: (source, bytes).
     inbox: VecDeque<(SocketAddr, Vec<u8>)>,
     wake: Mono,
+    disk: BTreeMap<(Tree, Vec<u8>), Vec<u8>>,
+    config: Config,
     pub log: Vec<String>,
 }
 
 impl World {
     pub fn new(config: Config) -> Self {
-        let node = Node::new(config, [7; 32], now(0), Restored::default());
-        let mut world =
-            Self { node, servers: BTreeMap::new(), now_ms: 0, inbox: VecDeque::new(), wake: Mono(0), log: Vec::new() };
+        let node = Node::new(config.clone(), [7; 32], now(0), Restored::default());
+        let mut world = Self {
+            node,
+            servers: BTreeMap::new(),
+            now_ms: 0,
+            inbox: VecDeque::new(),
+            wake: Mono(0),
+            disk: BTreeMap::new(),
+            config,
+            log: Vec::new(),
+        };
         world.handle(Input::Tick);
         world
     }
@@ -89,6 +99,33 @@ impl World {
         self.servers.get_mut(&addr).unwrap()
     }
 
+    /// Kills the node, lets time pass, and starts it from its disk.
+    pub fn restart_node(&mut self, away_ms: u64) {
+        let end = self.now_ms + away_ms;
+        while self.now_ms < end {
+            let (now_ms, wall_s) = (self.now_ms, self.wall_s());
+            for server in self.servers.values_mut() {
+                server.tick(now_ms, wall_s);
+                server.outbox.clear();
+            }
+            self.now_ms += 100;
+        }
+        self.config.origin = Origin(self.config.origin.0 + 1);
+        let entries = self.disk.iter().map(|((tree, key), value)| (*tree, key.clone(), value.clone())).collect();
+        self.node = Node::new(self.config.clone(), [8; 32], now(self.now_ms), Restored { entries });
+        self.handle(Input::Tick);
+    }
+
+    fn persist(&mut self, batch: Batch) {
+        for (tree, key, value) in batch.puts {
+            match value {
+                Some(value) => _ = self.disk.insert((tree, key), value.to_vec()),
+                None => _ = self.disk.remove(&(tree, key)),
+            }
+        }
+        self.node.handle(Input::Persisted { batch: batch.number }, now(self.now_ms));
+    }
+
     pub fn handle(&mut self, input: Input<'_>) {
         self.node.handle(input, now(self.now_ms));
         loop {
@@ -105,6 +142,7 @@ impl World {
                         server.receive(&bytes, wall_s);
                     }
                 }
+                Output::Persist(batch) => self.persist(batch),
                 Output::Log(line) => self.log.push(line.text),
                 _ => {}
             }

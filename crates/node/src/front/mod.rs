@@ -4,13 +4,16 @@
 //! a retransmission is answered and never executed twice, and frames TCP. It leaves the meaning of
 //! a KDMQ body to `dmq`. Invariant: nothing that is refused here changes anything but a counter.
 
+mod render;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use sip::transaction::{Action, ClientTransactions, Key, Outgoing as Transaction, Seen, ServerTransactions, branch};
-use sip::{Message, MessageBuilder, StartLine, StreamFramer, reason_phrase};
+use sip::transaction::{Action, ClientTransactions, Key, Outgoing as Transaction, Seen, ServerTransactions};
+use sip::{Message, StartLine, StreamFramer};
 
+use self::render::{build, mix, render};
 use crate::config::{Config, SipTransport};
 use crate::cx::Cx;
 use crate::dmq::{Address, Ask};
@@ -471,58 +474,4 @@ fn other_method(method: &[u8]) -> u16 {
 pub(crate) fn is_trusted(config: &Config, ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
     config.dmq.trusted.iter().any(|net| net.contains(&ip))
-}
-
-fn render(message: &Message<'_>, source: SocketAddr, answer: &Answer) -> Option<(SocketAddr, Bytes)> {
-    let to = message.via().ok()?.response_address(source);
-    // The tag depends on the request alone, so that a repeated answer is the same to the byte.
-    let tag = format!("{:016x}", mix(0x5741_524c, fold(message.via().ok()?.branch())));
-    let code = answer.code;
-    let mut builder =
-        MessageBuilder::response_to(message, source, code, reason_phrase(code), Some(tag.as_bytes())).ok()?;
-    if code == 405 || code == 200 && message.method() == Some(&b"OPTIONS"[..]) {
-        builder = builder.header("Allow", "KDMQ, OPTIONS");
-    }
-    if answer.body.is_some() {
-        builder = builder.header("Content-Type", "text/plain");
-    }
-    let bytes = builder.header("Server", AGENT).finish(answer.body.as_deref().unwrap_or_default());
-    Some((to, bytes.into()))
-}
-
-fn build(outgoing: &Outgoing<'_>, token: u64, config: &Config) -> Option<Bytes> {
-    let local = config.sip.get(usize::from(outgoing.socket.0))?;
-    let (transport, param) = match local.transport {
-        SipTransport::Udp => ("UDP", ""),
-        SipTransport::Tcp => ("TCP", ";transport=tcp"),
-    };
-    let (us, channel) = (local.addr, outgoing.channel);
-    let uri = format!("sip:{channel}@{}{}", outgoing.to.addr, param);
-    let message = MessageBuilder::request(b"KDMQ", uri.as_bytes())
-        .header("Via", format!("SIP/2.0/{transport} {us};branch={}", branch(token)))
-        .header("To", format!("<{uri}>"))
-        .header("From", format!("<sip:{channel}@{us}{param}>;tag={token:016x}"))
-        .header("CSeq", "10 KDMQ")
-        .header("Call-ID", format!("{token:016x}@{}", us.ip()))
-        .content_length()
-        .header("User-Agent", AGENT)
-        .header("Max-Forwards", outgoing.max_forwards.to_string())
-        .header("Content-Type", outgoing.content_type)
-        .finish(outgoing.body);
-    Some(message.into())
-}
-
-/// A bijection of `value` for each `secret` (the finaliser of splitmix64), so tokens never repeat.
-fn mix(secret: u64, value: u64) -> u64 {
-    let mut z = value.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ secret;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-fn fold(bytes: &[u8]) -> u64 {
-    use std::hash::Hasher;
-    let mut hasher = std::hash::DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
 }
