@@ -129,7 +129,7 @@ pub struct Alarms {
     pub too_far_ahead: u64,
     /// Bytes that are no cells.
     pub malformed: u64,
-    /// Cells of retired origins.
+    /// Cells under dots of retired origins.
     pub retired: u64,
     /// Cells whose deadline exceeds the table's rules (R1): `max_ttl` was lowered while they lived.
     pub beyond_rules: u64,

@@ -36,7 +36,6 @@ pub struct Clock {
     prefix: VClock<Origin>,
     /// No entry is empty; all start above the prefix and leave at least one number between.
     beyond: BTreeMap<Origin, Ranges>,
-    retired: BTreeSet<Origin>,
 }
 
 /// One origin of a clock, as it is sent: `beyond` as (numbers missing before the range, its length).
@@ -44,7 +43,6 @@ pub struct Clock {
 struct OnWire {
     origin: Origin,
     prefix: u64,
-    retired: bool,
     beyond: Vec<(u64, u64)>,
 }
 
@@ -58,7 +56,7 @@ impl From<Clock> for Vec<OnWire> {
                 end = last;
                 relative
             });
-            OnWire { origin, prefix, retired: clock.retired.contains(&origin), beyond: beyond.collect() }
+            OnWire { origin, prefix, beyond: beyond.collect() }
         };
         clock.origins().map(entry).collect()
     }
@@ -73,8 +71,8 @@ impl TryFrom<Vec<OnWire>> for Clock {
             return Err(ClockError);
         }
         let mut clock = Self::default();
-        for OnWire { origin, prefix, retired, beyond } in entries {
-            if prefix == 0 && !retired && beyond.is_empty() {
+        for OnWire { origin, prefix, beyond } in entries {
+            if prefix == 0 && beyond.is_empty() {
                 return Err(ClockError);
             }
             let mut end = prefix;
@@ -86,9 +84,6 @@ impl TryFrom<Vec<OnWire>> for Clock {
             }
             let least = prefix.checked_add(2).or((absolute.is_empty()).then_some(0)).ok_or(ClockError)?;
             let beyond = Ranges::checked(absolute, least).ok_or(ClockError)?;
-            if retired {
-                clock.retired.insert(origin);
-            }
             clock.raise(origin, prefix);
             if !beyond.is_empty() {
                 clock.beyond.insert(origin, beyond);
@@ -104,9 +99,9 @@ impl Clock {
         Self::default()
     }
 
-    /// Whether it covers nothing and has no retired origin.
+    /// Whether it covers nothing.
     pub fn is_empty(&self) -> bool {
-        self.prefix.is_empty() && self.beyond.is_empty() && self.retired.is_empty()
+        self.prefix.is_empty() && self.beyond.is_empty()
     }
 
     fn prefix(&self, origin: Origin) -> u64 {
@@ -131,8 +126,7 @@ impl Clock {
 
     /// Every origin it names, ascending.
     pub fn origins(&self) -> impl Iterator<Item = Origin> + '_ {
-        let all: BTreeSet<Origin> =
-            self.prefix.dots.keys().chain(self.beyond.keys()).chain(&self.retired).copied().collect();
+        let all: BTreeSet<Origin> = self.prefix.dots.keys().chain(self.beyond.keys()).copied().collect();
         all.into_iter()
     }
 
@@ -216,47 +210,24 @@ impl Clock {
         }
     }
 
-    /// Covers all that the other covers. Retired origins stay, or become, retired.
+    /// Covers all that the other covers.
     pub fn join(&mut self, other: &Self) {
-        for origin in other.origins() {
-            if other.is_retired(origin) {
-                if !self.is_retired(origin) {
-                    self.forget_origin(origin);
-                    self.retired.insert(origin);
-                }
-            } else if self.is_retired(origin) {
-                continue;
-            }
-            for (first, last) in other.ranges_of(origin) {
-                self.insert_range(origin, first..=last);
-            }
-        }
+        self.insert_all(other.ranges());
     }
 
     /// Whether it covers all that the other covers.
     pub fn includes(&self, other: &Self) -> bool {
-        self.lacks(other).next().is_none()
+        let prefixes = other.prefix.dots.iter().all(|(origin, prefix)| self.prefix(*origin) >= *prefix);
+        let covers = |origin: Origin, (first, last)| {
+            last <= self.prefix(origin) || self.beyond.get(&origin).is_some_and(|ranges| ranges.contains(first, last))
+        };
+        prefixes && other.beyond.iter().all(|(origin, ranges)| ranges.iter().all(|range| covers(*origin, range)))
     }
 
-    /// The origins of which it does not cover all that the other covers.
-    fn lacks<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = Origin> + 'a {
-        let prefixes = other.prefix.dots.iter().filter(|(origin, prefix)| self.prefix(**origin) < **prefix);
-        let suspects = prefixes.map(|(origin, _)| origin).chain(other.beyond.keys()).chain(&other.retired).copied();
-        suspects.filter(|&origin| {
-            if self.is_retired(origin) {
-                return false;
-            }
-            let covers = |(first, last)| {
-                last <= self.prefix(origin) || self.beyond.get(&origin).is_some_and(|r| r.contains(first, last))
-            };
-            other.is_retired(origin) || !other.ranges_of(origin).all(covers)
-        })
-    }
-
-    /// The dots that it covers and the other does not, by origin, ascending. None of those that are retired there.
+    /// The dots that it covers and the other does not, by origin, ascending.
     pub fn difference(&self, other: &Self) -> impl Iterator<Item = (Origin, RangeInclusive<u64>)> + use<> {
         let mut found = Vec::new();
-        for origin in self.origins().filter(|&origin| !other.is_retired(origin)) {
+        for origin in self.origins() {
             for (first, last) in self.ranges_of(origin) {
                 gaps(first, last, other.ranges_of(origin), |f, l| found.push((origin, f..=l)));
             }
@@ -279,22 +250,14 @@ impl Clock {
         clock
     }
 
-    /// The dots that both cover. An origin that is retired on one side counts there as covered as far as the other goes.
+    /// The dots that both cover.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         let mut clock = Self::new();
-        for origin in self.origins() {
-            if other.is_retired(origin) {
-                clock.insert_all(self.ranges_of(origin).map(|(f, l)| (origin, f..=l)));
-            } else if self.is_retired(origin) {
-                clock.insert_all(other.ranges_of(origin).map(|(f, l)| (origin, f..=l)));
-            } else {
-                for (first, last) in self.ranges_of(origin) {
-                    let overlaps = other.ranges_of(origin).filter(|&(f, l)| f <= last && first <= l);
-                    for (f, l) in overlaps {
-                        clock.insert_range(origin, f.max(first)..=l.min(last));
-                    }
-                }
+        for (origin, seqs) in self.ranges() {
+            let overlaps = other.ranges_of(origin).filter(|(f, l)| f <= seqs.end() && seqs.start() <= l);
+            for (f, l) in overlaps {
+                clock.insert_range(origin, f.max(*seqs.start())..=l.min(*seqs.end()));
             }
         }
         clock
@@ -310,21 +273,6 @@ impl Clock {
         }
     }
 
-    /// Whether the origin is retired: nothing of it is taken up again.
-    pub fn is_retired(&self, origin: Origin) -> bool {
-        !self.retired.is_empty() && self.retired.contains(&origin)
-    }
-
-    /// The origins that are retired, ascending.
-    pub fn retired(&self) -> impl Iterator<Item = Origin> + '_ {
-        self.retired.iter().copied()
-    }
-
-    /// Marks an origin as retired.
-    pub fn retire(&mut self, origin: Origin) {
-        self.retired.insert(origin);
-    }
-
     /// The part that concerns one origin.
     pub(crate) fn of_origin(&self, origin: Origin) -> Self {
         let mut clock = Self::new();
@@ -332,10 +280,9 @@ impl Clock {
         clock
     }
 
-    /// Uncovers an origin altogether.
-    pub(crate) fn forget_origin(&mut self, origin: Origin) {
-        self.prefix.dots.remove(&origin);
-        self.beyond.remove(&origin);
+    /// Whether it covers any dot of an origin.
+    pub fn names(&self, origin: Origin) -> bool {
+        self.prefix(origin) > 0 || self.beyond.contains_key(&origin)
     }
 }
 

@@ -34,7 +34,7 @@ impl Replica {
     /// cell was merged: what it overwrote is dead then, wherever it was written.
     pub fn cover_overwritten(&mut self, dots: impl IntoIterator<Item = Dot>) {
         for dot in dots {
-            if dot.seq > 0 && dot.origin != self.origin && !self.clock.is_retired(dot.origin) {
+            if dot.seq > 0 && dot.origin != self.origin && !self.is_retired(dot) {
                 self.clock.insert(dot);
             }
         }
@@ -46,7 +46,7 @@ impl Replica {
             Err(error) => return self.malformed(error),
         };
         let dot = cell.order.dot;
-        if self.clock.is_retired(dot.origin) {
+        if self.is_retired(dot) {
             self.alarms.retired += 1;
             return Merged::Stale;
         }

@@ -9,6 +9,7 @@ use crate::cell::CellRef;
 use crate::clock::Clock;
 use crate::hlc::{Hlc, HybridClock, Stamp};
 use crate::ids::{NodeId, Origin};
+use crate::replica::origins::Closed;
 use crate::replica::roster::Member;
 
 /// The persistent part of a replica beside its cells. Goes to disk together with the cells that changed, or not at all.
@@ -29,8 +30,10 @@ pub struct Meta {
     pub hlc: Hlc,
     /// The roster (R5).
     pub roster: BTreeMap<NodeId, Member>,
-    /// Since when origins have belonged to no member, unix seconds.
-    pub closed: BTreeMap<Origin, u64>,
+    /// Origins that belong to no member.
+    pub closed: BTreeMap<Origin, Closed>,
+    /// Origins that left the clock, and how far they were covered.
+    pub retired: BTreeMap<Origin, u64>,
 }
 
 /// What was found on disk.
@@ -58,6 +61,7 @@ impl Replica {
             hlc: Hlc::from_ms(bound),
             roster: self.roster.members.clone(),
             closed: self.closed.clone(),
+            retired: self.retired.clone(),
         }
     }
 
@@ -70,6 +74,7 @@ impl Replica {
         self.forgotten = meta.forgotten;
         self.roster.members = meta.roster;
         self.closed = meta.closed;
+        self.retired = meta.retired;
         for (name, floor) in meta.floors {
             self.raise_floor(&name, floor);
         }
@@ -78,9 +83,8 @@ impl Replica {
         }
         let held: Clock = self.dots.iter().map(|(dot, _)| dot).collect();
         if restored.damaged > 0 {
-            let retired: Vec<Origin> = self.clock.retired().collect();
             self.clock = Clock::new();
-            retired.into_iter().for_each(|origin| self.clock.retire(origin));
+            self.retired = BTreeMap::new();
         }
         self.clock.join(&held);
         self.durable = self.clock.clone();

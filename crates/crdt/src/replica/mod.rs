@@ -29,6 +29,7 @@ use crate::store::sums::Sums;
 
 pub use digest::Digest;
 pub use meta::{Meta, Restored};
+pub use origins::Closed;
 pub use repair::Repaired;
 pub use roster::Member;
 
@@ -83,8 +84,9 @@ pub struct Replica {
     pins: usize,
     roster: roster::Roster,
     forgetting: forget::Forgetting,
-    /// Since when origins have belonged to no member, unix seconds.
-    closed: BTreeMap<Origin, u64>,
+    closed: BTreeMap<Origin, Closed>,
+    /// Origins that left the clock, and how far they were covered.
+    retired: BTreeMap<Origin, u64>,
     alarms: Alarms,
 }
 
@@ -113,6 +115,7 @@ impl Replica {
             roster: roster::Roster::default(),
             forgetting: forget::Forgetting::default(),
             closed: BTreeMap::new(),
+            retired: BTreeMap::new(),
             alarms: Alarms::default(),
         }
     }
@@ -137,7 +140,7 @@ impl Replica {
         self.alarms
     }
 
-    /// Everything taken in.
+    /// Everything taken in, except what is of retired origins: compare with [`Replica::covers`].
     pub const fn clock(&self) -> &Clock {
         &self.clock
     }

@@ -81,7 +81,7 @@ impl Replica {
         // One dot with two bodies is dot reuse; the greater bytes stay, so that both sides agree.
         let greater = (cell.order, bytes) > (facts.order, ours);
         let dot = cell.order.dot;
-        let free = self.dots.get(dot).is_none_or(|shown| shown == slot) && !self.clock.is_retired(dot.origin);
+        let free = self.dots.get(dot).is_none_or(|shown| shown == slot) && !self.is_retired(dot);
         if greater && (!free || cell.order.stamp.time.ms() > self.rules.latest_ms(now)) {
             repaired.refused += 1;
         } else if greater {

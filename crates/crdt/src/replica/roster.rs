@@ -96,12 +96,14 @@ impl Replica {
 
     /// Lets clocks count that our own includes by now.
     pub(super) fn roster_promote(&mut self) {
-        for member in self.roster.members.values_mut() {
-            if let Some(pending) = member.pending.take_if(|pending| self.clock.includes(pending)) {
+        let mut members = std::mem::take(&mut self.roster.members);
+        for member in members.values_mut() {
+            if let Some(pending) = member.pending.take_if(|pending| self.covers(pending)) {
                 member.shown = Some(pending);
                 self.forgetting.stale = true;
             }
         }
+        self.roster.members = members;
     }
 
     /// What every member is known to have, us included; `None` while a member has shown nothing that counts.

@@ -27,8 +27,10 @@ impl Replica {
     /// Opens a session for a peer: everything that it lacks is owed as of this moment (R2). Costs the cells that are owed;
     /// all that are held, if the session is full.
     pub fn open_outgoing(&mut self, request: &SyncRequest) -> (Outgoing, SyncStart) {
+        let mut clock = self.clock_to_show();
+        clock.join(&self.retired_of(&request.clock));
         let start = SyncStart {
-            clock: self.clock_to_show(),
+            clock,
             forgotten: self.forgotten.clone(),
             full: !request.clock.includes(&self.forgotten),
             floors: self.tables.iter().filter_map(|t| Some((t.name.to_string(), t.floor?))).collect(),
@@ -132,9 +134,6 @@ impl Replica {
         if !last {
             return Err(SyncAborted::Unfinished);
         }
-        if start.clock.is_retired(self.origin) {
-            return Err(SyncAborted::OwnOriginRetired);
-        }
         let latest = self.rules.latest_ms(now);
         if start.floors.iter().any(|(_, floor)| floor.time.ms() > latest) {
             return Err(SyncAborted::TooFarAhead);
@@ -143,7 +142,6 @@ impl Replica {
             self.raise_floor(table, *floor);
             self.hybrid.observe(floor.time);
         }
-        done.reissued += self.take_retired(&start.clock, now);
         let base = if start.full { Clock::new() } else { mine };
         let suspects = start.clock.difference(&base).flat_map(|(origin, seqs)| {
             let dots = self.dots.range(origin, seqs);
@@ -156,7 +154,8 @@ impl Replica {
                 done.dropped += 1;
             }
         }
-        self.clock.join(&start.clock);
+        self.unretire(&start.forgotten);
+        self.clock.join(&self.without_retired(&start.clock));
         self.forgotten.join(&start.forgotten);
         if start.full {
             for slot in self.unranked_live(now, |_, dot| !start.clock.contains(dot)) {

@@ -25,7 +25,7 @@ impl Truth {
     pub(crate) fn check(&self, replica: &Replica, now: Wall) -> Result<(), String> {
         let mut view = live_view(replica, now);
         for (id, writes) in &self.cells {
-            let covered = writes.iter().filter(|(dot, _)| replica.clock().contains(**dot));
+            let covered = writes.iter().filter(|(dot, _)| replica.covers_dot(**dot));
             let cells = covered.map(|(_, bytes)| (CellRef::decode(bytes).expect("recorded"), bytes));
             let greatest = cells.max_by_key(|(cell, _)| cell.order).filter(|(cell, _)| cell.is_live(now));
             let seen = view.remove(id);

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crdt::{
-    Cause, Change, Chunk, Clock, Dot, Incoming, Meta, NodeId, Origin, Outgoing, Replica, Rules, SyncAborted,
-    SyncRequest, SyncStart, TableRules, Wall,
+    Cause, CellRef, Change, Chunk, Clock, Dot, Incoming, Merged, Meta, NodeId, Origin, Outgoing, Replica, Rules,
+    SyncAborted, SyncRequest, SyncStart, TableRules, Wall,
 };
 
 use super::truth::Truth;
@@ -40,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) replica: Option<Replica>,
     /// Milliseconds that its clock is off.
     pub(crate) skew: i64,
+    /// Its clock is known to be wrong (R3).
+    skewed: bool,
     durable: bool,
     disk: Disk,
     flying: Option<Disk>,
@@ -53,15 +55,23 @@ pub(crate) struct Node {
 
 #[derive(Debug)]
 enum Message {
-    Hello { clock: Clock, stability: Clock, origin: Origin },
-    Clocks { clock: Clock, stability: Clock },
-    Push(Vec<u8>),
+    Hello {
+        clock: Clock,
+        stability: Clock,
+        origin: Origin,
+    },
+    Clocks {
+        clock: Clock,
+        stability: Clock,
+    },
+    /// A cell, and the dots of versions that it overwrote while it waited.
+    Push(Vec<u8>, Vec<Dot>),
 }
 
 /// One direction of a link: cells to be pushed, and what is on its way.
 #[derive(Debug, Default)]
 struct Link {
-    outbox: Vec<CellId>,
+    outbox: BTreeMap<CellId, Vec<Dot>>,
     flight: VecDeque<Message>,
 }
 
@@ -94,6 +104,7 @@ pub(crate) struct World {
     /// Bodies are numbered, so that no two writes are alike.
     pub(crate) writes: u64,
     pub(crate) aborted: u64,
+    pub(crate) retired: u64,
 }
 
 impl World {
@@ -107,6 +118,7 @@ impl World {
             sessions: Vec::new(),
             writes: 0,
             aborted: 0,
+            retired: 0,
         };
         for _ in 0..nodes {
             world.add_node(durable_percent);
@@ -120,6 +132,7 @@ impl World {
             id: NodeId(index as u64 + 1),
             replica: None,
             skew: self.rng.below(u64::from(MAX_SKEW)) as i64 - i64::from(MAX_SKEW) / 2,
+            skewed: false,
             durable: self.rng.chance(durable_percent),
             disk: Disk::default(),
             flying: None,
@@ -152,15 +165,29 @@ impl World {
     pub(crate) fn start(&mut self, node: usize) {
         let (origin, seed) = (Origin(self.rng.next()), self.rng.next());
         let now = self.time;
-        let Node { id, replica, disk, seen, durable, .. } = &mut self.nodes[node];
+        let Node { id, replica, disk, seen, durable, skewed, .. } = &mut self.nodes[node];
         let mut fresh = Replica::new(*id, origin, rules(), seed);
         if let Some(meta) = disk.meta.clone().filter(|_| *durable) {
             let restored = fresh.restore(meta, disk.cells.iter().cloned());
             assert_eq!(restored.damaged, 0, "the disk is sound");
         }
+        fresh.set_skewed(*skewed);
         *seen = fresh.roster().map(|(member, _)| (member, now)).collect();
         *replica = Some(fresh);
         self.settle(node);
+    }
+
+    /// The node's clock is off by so much from now on. Beyond the limit no data is exchanged with it.
+    pub(crate) fn skew(&mut self, node: usize, ms: i64) {
+        if ms.unsigned_abs() > u64::from(MAX_SKEW) / 2 {
+            self.isolate(node);
+        }
+        let Node { replica, skew, skewed, .. } = &mut self.nodes[node];
+        *skew = ms;
+        *skewed = ms.unsigned_abs() > u64::from(MAX_SKEW) / 2;
+        if let Some(replica) = replica {
+            replica.set_skewed(*skewed);
+        }
     }
 
     pub(crate) fn crash(&mut self, node: usize) {
@@ -206,14 +233,15 @@ impl World {
     }
 
     pub(crate) fn connect(&mut self, a: usize, b: usize) {
-        if a == b || self.is_linked(a, b) {
+        let wrong = self.nodes[a].skewed || self.nodes[b].skewed;
+        if a == b || wrong || self.is_linked(a, b) {
             return;
         }
         for (from, to) in [(a, b), (b, a)] {
             let replica = self.replica(from);
             let (clock, stability) = (replica.clock().clone(), replica.stability_clock());
             let hello = Message::Hello { clock, stability, origin: replica.origin() };
-            self.links.insert((from, to), Link { outbox: Vec::new(), flight: VecDeque::from([hello]) });
+            self.links.insert((from, to), Link { outbox: BTreeMap::new(), flight: VecDeque::from([hello]) });
         }
     }
 
@@ -253,10 +281,10 @@ impl World {
     pub(crate) fn flush(&mut self, link: (usize, usize), loss_percent: u64) {
         let Some(Link { outbox, flight }) = self.links.get_mut(&link) else { return };
         let Some(replica) = &self.nodes[link.0].replica else { return };
-        for (table, key, member) in outbox.drain(..) {
+        for ((table, key, member), covers) in std::mem::take(outbox) {
             let bytes = replica.slot(&table, &key, &member).and_then(|slot| replica.bytes(slot));
             if let Some(bytes) = bytes.filter(|_| !self.rng.chance(loss_percent)) {
-                flight.push_back(Message::Push(bytes.to_vec()));
+                flight.push_back(Message::Push(bytes.to_vec(), covers));
             }
         }
     }
@@ -288,9 +316,11 @@ impl World {
                 replica.roster_show(peer, &stability);
                 peers.insert(from, clock);
             }
-            Message::Push(bytes) => {
-                if replica.accepts_pushes(&peers[&from]) {
-                    replica.merge_pushed(now, &bytes, 0);
+            Message::Push(bytes, covers) => {
+                if replica.accepts_pushes(&peers[&from])
+                    && matches!(replica.merge_pushed(now, &bytes, 0), Merged::New(_) | Merged::Stale)
+                {
+                    replica.cover_overwritten(covers);
                 }
             }
         }
@@ -381,6 +411,7 @@ impl World {
             seen.remove(&id);
         }
         while replica.tick(now) {}
+        self.retired += replica.retire_origins(now, FORGET_AFTER);
         self.settle(node);
     }
 
@@ -413,9 +444,12 @@ impl World {
         let replica = self.nodes[node].replica.as_ref().expect("the node is up");
         let Some(cell) = replica.cell(change.slot) else { return };
         let id = (cell.table.to_owned(), cell.key.to_vec(), cell.member.to_vec());
+        let old = change.old.as_deref().map(|old| CellRef::decode(old).expect("it was held").order.dot);
         for (_, link) in self.links.range_mut((node, 0)..(node + 1, 0)) {
-            if self.rng.chance(percent) {
-                link.outbox.push(id.clone());
+            if let Some(covers) = link.outbox.get_mut(&id) {
+                covers.extend(old);
+            } else if self.rng.chance(percent) {
+                link.outbox.insert(id.clone(), Vec::new());
             }
         }
     }
