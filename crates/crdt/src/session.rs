@@ -77,10 +77,6 @@ pub enum SyncAborted {
     /// The session was to be finished before its last chunk had come.
     #[error("the session was cut before its end")]
     Unfinished,
-    /// The cluster retired the origin of this very process, which was away for too long. It needs a new one
-    /// ([`Replica::renew_origin`](crate::Replica::renew_origin)).
-    #[error("the cluster retired the origin of this process")]
-    OwnOriginRetired,
 }
 
 /// The sender's state. Give it back to [`Replica::close_outgoing`](crate::Replica::close_outgoing), however it ended:

@@ -53,12 +53,6 @@ impl Replica {
         retired
     }
 
-    /// Goes on as another process lifetime, fresh as in [`Replica::new`]. Links have to say hello anew.
-    pub fn renew_origin(&mut self, origin: Origin) {
-        self.origin = origin;
-        self.seq = 0;
-    }
-
     fn retire(&mut self, origin: Origin, through: u64) {
         self.clock.remove_range(origin, 1..=through);
         self.durable.remove_range(origin, 1..=u64::MAX);

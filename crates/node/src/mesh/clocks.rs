@@ -138,11 +138,11 @@ impl Mesh {
     pub(super) fn judge(&mut self, id: LinkId, at_once: bool, cx: &mut Cx<'_>) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(peer) = link.peer.as_mut() else { return };
-        peer.open = cx.replica.clock().includes(&peer.forgotten) && peer.clock.includes(cx.replica.forgotten());
+        peer.open = cx.replica.covers(&peer.forgotten) && peer.clock.includes(cx.replica.forgotten());
         if !peer.open {
             link.queue.clear();
         }
-        if cx.replica.clock().includes(&peer.clock) {
+        if cx.replica.covers(&peer.clock) {
             peer.ask_at = None;
         } else if peer.ask_at.is_none() || at_once {
             peer.ask_at = Some(cx.now.mono.plus_ms(if at_once { 0 } else { GRACE_MS }));

@@ -5,8 +5,7 @@
 //! or stalls has kept what it brought (every cell covers its own dot); the next one, perhaps with another peer, goes on
 //! from there.
 
-use crdt::{Incoming, Origin, SyncAborted, SyncRequest};
-use rand::RngExt;
+use crdt::{Incoming, SyncRequest};
 use rand::seq::IndexedRandom;
 
 use super::Mesh;
@@ -43,8 +42,6 @@ enum Step {
     Finished,
     /// In words, for the log.
     Failed(String),
-    /// The cluster has retired this process's origin: it was away for too long.
-    Retired,
 }
 
 impl Mesh {
@@ -123,7 +120,6 @@ impl Mesh {
         match step {
             Ok(Step::On) => {}
             Ok(Step::Failed(why)) => self.pull_failed(&why, cx),
-            Ok(Step::Retired) => self.renew(cx),
             Ok(Step::Finished) => {
                 cx.out.push_back(Output::CloseLane { link, lane });
                 self.pull_finished(cx);
@@ -154,17 +150,6 @@ impl Mesh {
             }
         }
         self.pull_tick(cx);
-    }
-
-    /// Goes on as another process lifetime, and says hello anew.
-    fn renew(&mut self, cx: &mut Cx<'_>) {
-        self.pull_failed("this process was away for too long", cx);
-        cx.replica.renew_origin(Origin(self.rng.random()));
-        cx.log(Level::Warn, "the cluster had given this process up; it goes on under a new origin");
-        let ids: Vec<LinkId> = self.links.keys().copied().collect();
-        for id in ids {
-            self.close(id, "new origin", cx);
-        }
     }
 
     fn pull_failed(&mut self, why: &str, cx: &mut Cx<'_>) {
@@ -221,7 +206,6 @@ impl Pull {
                     return Ok(Step::On);
                 }
                 match self.incoming.take().map(|incoming| cx.replica.finish(incoming, cx.now.wall)) {
-                    Some(Err(SyncAborted::OwnOriginRetired)) => Ok(Step::Retired),
                     Some(Err(aborted)) => Ok(Step::Failed(aborted.to_string())),
                     _ => Ok(Step::Finished),
                 }
