@@ -142,7 +142,8 @@ impl Mesh {
         if !peer.open {
             link.queue.clear();
         }
-        if cx.replica.covers(&peer.clock) {
+        // What it forgot may name an origin that was retired here too early: a session puts that right.
+        if cx.replica.covers(&peer.clock) && cx.replica.clock().includes(&peer.forgotten) {
             peer.ask_at = None;
         } else if peer.ask_at.is_none() || at_once {
             peer.ask_at = Some(cx.now.mono.plus_ms(if at_once { 0 } else { GRACE_MS }));
