@@ -3,6 +3,7 @@
 use crdt::{StampRule, Write};
 
 use super::net::{Net, TIMED};
+use super::peer::TestNode;
 use crate::io::Input;
 
 impl Net {
@@ -32,14 +33,14 @@ impl Net {
         cell.body.filter(|_| cell.is_live(now)).map(|body| String::from_utf8_lossy(body).into_owned())
     }
 
-    /// Whether all nodes that are up have the same clock and the same live cells.
+    /// Whether all nodes that are up cover the same writes and have the same live cells.
     pub(super) fn equal(&self) -> bool {
-        let up: Vec<usize> = (0..self.nodes.len()).filter(|&n| self.nodes[n].up).collect();
-        let state = |n: usize| {
-            let replica = &self.nodes[n].replica;
-            (replica.clock().clone(), replica.digest(self.wall(0).wall))
-        };
-        up.windows(2).all(|pair| state(pair[0]) == state(pair[1]))
+        let up: Vec<&TestNode> = self.nodes.iter().filter(|node| node.up).collect();
+        let now = self.wall(0).wall;
+        up.windows(2).all(|pair| {
+            let (a, b) = (&pair[0].replica, &pair[1].replica);
+            a.covers(b.clock()) && b.covers(a.clock()) && a.digest(now) == b.digest(now)
+        })
     }
 
     /// Whether every pair of nodes that are up and not cut apart has exactly one link.
