@@ -41,7 +41,7 @@ pub(crate) struct Node {
     /// Milliseconds that its clock is off.
     pub(crate) skew: i64,
     /// Its clock is known to be wrong (R3).
-    skewed: bool,
+    pub(crate) skewed: bool,
     durable: bool,
     disk: Disk,
     flying: Option<Disk>,
