@@ -237,6 +237,7 @@ impl Dmq {
                         peer.book.remove(change.slot);
                         peer.acknowledged(change.slot, cx.replica);
                         peer.feed.forget(change.slot);
+                        peer.contests.remove(&change.slot);
                         peer.live_since_pull.remove(&change.slot);
                     }
                     Cause::Expired => {}
@@ -277,6 +278,9 @@ impl Dmq {
         for id in ids {
             self.ping_if_due(id, front, cx);
             self.look_at_pull(id, front, cx);
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.settle_contests(cx.now.mono);
+            }
         }
         counters::feed_quiet(&mut self.peers, front, cx);
         self.renew_leases(cx);
@@ -294,7 +298,8 @@ impl Dmq {
         let of = |peer: &Peer| {
             let ping = (!peer.ping_open && peer.is_pinged()).then_some(peer.ping_at);
             let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
-            [ping, pull, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min()
+            let contest = peer.contests.values().min().copied();
+            [ping, pull, contest, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min()
         };
         self.peers.values().filter_map(of).chain([self.lease_at]).min().unwrap_or(Mono(u64::MAX))
     }

@@ -37,6 +37,9 @@ impl Address {
     }
 }
 
+/// How long two servers' messages about one cell take to be merged at every node, milliseconds.
+const CONTEST_MS: u64 = 500;
+
 /// The `via` tag of a server by its address.
 pub(crate) fn tag(uri: &str) -> u32 {
     ((super::book::fingerprint(uri.as_bytes()) >> 32) as u32).max(1)
@@ -107,6 +110,8 @@ pub(crate) struct Peer {
     pub(crate) unacknowledged: BTreeMap<Slot, Dot>,
     /// The life that is on disk.
     pub(crate) saved_life: Option<u64>,
+    /// Cells about which it and another server spoke at the same time, and when that will have been merged.
+    pub(crate) contests: BTreeMap<Slot, Mono>,
     /// Tables that it does not have (it answered 500).
     pub(crate) lacks_tables: BTreeSet<String>,
     /// `$shtex` that overtook its set: seconds and arrival by table and key.
@@ -157,6 +162,7 @@ impl Peer {
             live_since_pull: BTreeSet::new(),
             unacknowledged: BTreeMap::new(),
             saved_life: None,
+            contests: BTreeMap::new(),
             lacks_tables: BTreeSet::new(),
             early_expires: BTreeMap::new(),
             counters: Counters::default(),
@@ -180,6 +186,7 @@ impl Peer {
         self.feed.clear();
         self.live_since_pull.clear();
         self.lacks_tables.clear();
+        self.contests.clear();
         self.early_expires.clear();
         self.counters = Counters::default();
         self.learned_at = None;
@@ -216,13 +223,22 @@ impl Peer {
     }
 
     /// Its own message about a cell and another server's may have crossed on the way: which one it applied last cannot be
-    /// known, so it is told the winner.
+    /// known. It is told the winner, but only when the winner is known here too.
     pub(crate) fn contested(&mut self, slot: Slot, now: Mono) {
-        let value = self.book.get(slot).map_or(0, |e| e.value);
-        let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
-        self.book.note(slot, note, now);
-        self.figures.corrections += 1;
-        self.feed.enqueue(slot);
+        self.contests.entry(slot).or_insert(now.plus_ms(CONTEST_MS));
+    }
+
+    /// Queues the winners of contests that are over.
+    pub(crate) fn settle_contests(&mut self, now: Mono) {
+        let over: Vec<Slot> = self.contests.iter().filter(|(_, due)| **due <= now).map(|(slot, _)| *slot).collect();
+        for slot in over {
+            self.contests.remove(&slot);
+            let value = self.book.get(slot).map_or(0, |e| e.value);
+            let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
+            self.book.note(slot, note, now);
+            self.figures.corrections += 1;
+            self.feed.enqueue(slot);
+        }
     }
 
     /// Something newer than an open dump is known of this cell.
