@@ -26,7 +26,13 @@ pub(crate) fn status(query: &Query) -> Outcome {
     row("up", span(status.uptime));
     row(
         "links",
-        format!("{} other nodes, at {}{}", status.links, status.advertise, if status.tls { ", TLS" } else { "" }),
+        format!(
+            "{} other node{}, at {}{}",
+            status.links,
+            if status.links == 1 { "" } else { "s" },
+            status.advertise,
+            if status.tls { ", TLS" } else { "" }
+        ),
     );
     row("servers", format!("{} Kamailio, at {}", status.servers, status.sip.join(" ")));
     row("contacts", status.contacts.to_string());

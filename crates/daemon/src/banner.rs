@@ -195,9 +195,10 @@ fn second_node(facts: &Facts, program: &str) -> String {
         None => format!(
             "On another host: nodes then need certificates:  {program} cert ca --out ca;  {program} cert node --ca ca --name NAME --out NAME"
         ),
-        Some(_) => {
-            format!("On another host: {program} cert node --ca DIR --name NAME --out NAME, and --listen IP:7946 there")
-        }
+        Some(_) => format!(
+            "It needs a certificate of its own: {program} cert node --ca DIR --name OTHER --out DIR\n  \
+             On another host: the same, with --listen IP:7946 there"
+        ),
     };
     format!("Start a second node on this host\n\n  {line}\n\n  {elsewhere}\n")
 }
