@@ -10,7 +10,7 @@ use crate::config::Config;
 
 #[test]
 fn whatever_happens_nodes_that_can_talk_again_become_equal() {
-    for seed in (6000..9000).step_by(3) {
+    for seed in 100..112 {
         chaos(seed);
     }
 }
