@@ -116,6 +116,11 @@ fn main() {
         }
     });
     timed("digest", 1_000, 0, || (0..1_000).for_each(|_| drop(black_box(replica.digest(NOW)))));
+    join_and_expire(n, &mut replica);
+}
+
+/// Fills a second replica from the first in one session, and lets everything die there.
+fn join_and_expire(n: u64, replica: &mut Replica) {
     let mut joiner = Replica::new(NodeId(3), Origin(33), rules(), 7);
     timed("cold join of all of them in one session", n, 0, || {
         let request = joiner.request();

@@ -74,19 +74,21 @@ impl Replica {
 
     /// Whether we cover all of a clock, as far as it is not about retired origins: if so, its owner has nothing for us.
     pub fn covers(&self, theirs: &Clock) -> bool {
-        self.clock.includes(theirs) || self.clock.includes(&self.without_retired(theirs))
+        self.clock.includes(theirs) || (!self.retired.is_empty() && self.clock.includes(&self.acceptable(theirs)))
     }
 
     pub(super) fn is_retired(&self, dot: Dot) -> bool {
         !self.retired.is_empty() && self.retired.get(&dot.origin).is_some_and(|through| dot.seq <= *through)
     }
 
-    /// A clock from outside without what we retired: it is not taken up again.
-    pub(super) fn without_retired(&self, theirs: &Clock) -> Clock {
+    /// A clock from outside as far as we take it up: without what we retired, and without writes of our own origin that we
+    /// never made.
+    pub(super) fn acceptable(&self, theirs: &Clock) -> Clock {
         let mut rest = theirs.clone();
         for (&origin, &through) in &self.retired {
             rest.remove_range(origin, 1..=through);
         }
+        rest.remove_range(self.origin, self.seq + 1..=u64::MAX);
         rest
     }
 

@@ -65,7 +65,7 @@ impl Replica {
 
     /// Our clock reached the disk as it was then; without a disk the node calls this with its clock at once.
     pub fn persisted(&mut self, clock: &Clock) {
-        self.durable.join(&self.without_retired(clock));
+        self.durable.join(&self.acceptable(clock));
         self.forgetting.stale = true;
     }
 

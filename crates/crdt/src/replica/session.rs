@@ -155,7 +155,7 @@ impl Replica {
             }
         }
         self.unretire(&start.forgotten);
-        self.clock.join(&self.without_retired(&start.clock));
+        self.clock.join(&self.acceptable(&start.clock));
         self.forgotten.join(&start.forgotten);
         if start.full {
             for slot in self.unranked_live(now, |_, dot| !start.clock.contains(dot)) {

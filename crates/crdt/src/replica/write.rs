@@ -55,9 +55,12 @@ impl Replica {
     /// Removes exactly what was seen (the OR-map's removal): a tombstone with the stamp of `seen`. It wins over the version
     /// that was seen and loses to any later one.
     ///
-    /// Lost if the slot was freed, holds a greater version than `seen`, or is a tombstone already.
-    pub fn remove_observed(&mut self, _now: Wall, slot: Slot, seen: Order, via: u32) -> Outcome {
-        let Some(facts) = self.facts(slot.0).filter(|f| f.order <= seen && !f.order.removed) else {
+    /// Lost if the slot was freed, holds a greater version than `seen`, or one that is dead everywhere already: a tombstone,
+    /// or past its deadline by more than `max_skew`.
+    pub fn remove_observed(&mut self, now: Wall, slot: Slot, seen: Order, via: u32) -> Outcome {
+        let dead = now.0.saturating_sub(u64::from(self.rules.max_skew())) / 1_000;
+        let ended = |facts: &Facts| facts.order.removed || facts.deadline.is_some_and(|deadline| deadline <= dead);
+        let Some(facts) = self.facts(slot.0).filter(|facts| facts.order <= seen && !ended(facts)) else {
             return Outcome::Lost(slot);
         };
         let blob: Box<[u8]> = self.slots.bytes(slot.0).unwrap_or_default().into();
