@@ -140,6 +140,11 @@ impl Node {
             Cx { now, config: &self.config, replica: &mut self.replica, out: &mut self.out, stats: &mut self.stats };
         if now.mono >= self.store_tick_at {
             cx.replica.set_settling(self.dmq.is_settling(now.mono));
+            if !self.config.durable {
+                // What is in memory is all that there is; others may rely on it as they would on a disk.
+                let clock = cx.replica.clock().clone();
+                cx.replica.persisted(&clock);
+            }
             let more = cx.replica.tick(now.wall);
             self.store_tick_at = if more { now.mono } else { now.mono.plus_ms(STORE_TICK_MS) };
         }
@@ -174,10 +179,6 @@ impl Node {
             }
         }
         self.journal.flush(&mut cx);
-        if !self.config.durable {
-            let clock = cx.replica.clock().clone();
-            cx.replica.persisted(&clock);
-        }
         let journal = &self.journal;
         self.front.persisted(|ticket| journal.done(ticket), &mut cx);
         while self.waiting.front().is_some_and(|(ticket, ..)| self.journal.done(*ticket)) {

@@ -36,9 +36,7 @@ fn main() {
     ] {
         let bytes = corpus::crlf(text);
         let length = bytes.len();
-        best_ns(&format!("parse {name}, {length} bytes"), || {
-            drop(black_box(parse(black_box(&bytes))))
-        });
+        best_ns(&format!("parse {name}, {length} bytes"), || drop(black_box(parse(black_box(&bytes)))));
         best_ns(&format!("parse and validate {name}"), || {
             let message = parse(black_box(&bytes)).expect("the corpus is valid");
             black_box(message.validate()).expect("the corpus is valid");
@@ -47,14 +45,8 @@ fn main() {
     let bytes = corpus::crlf(corpus::KDMQ_UPDATE);
     let message = parse(&bytes).expect("the corpus is valid");
     best_ns("answer a KDMQ update", || {
-        let answer =
-            MessageBuilder::response_to(black_box(&message), source, 200, "OK", Some(b"tag"));
-        black_box(
-            answer
-                .expect("it has a Via")
-                .header("Server", "starling")
-                .finish(b""),
-        );
+        let answer = MessageBuilder::response_to(black_box(&message), source, 200, "OK", Some(b"tag"));
+        black_box(answer.expect("it has a Via").header("Server", "starling").finish(b""));
     });
     let mut seen: ServerTransactions<u16> = ServerTransactions::new(400_000, [1, 2]);
     let _ = seen.on_request(&message, source.ip(), false, 0);

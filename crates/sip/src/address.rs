@@ -36,26 +36,17 @@ impl<'a> NameAddr<'a> {
     /// As [`NameAddr::parse`]; errors name the header.
     pub(crate) fn parse_as(text: &'a [u8], name: Name) -> Result<Self, ParseError> {
         let (value, end) = Self::parse_first(text, name)?;
-        if end == text.len() {
-            Ok(value)
-        } else {
-            Err(ParseError::new(end, ParseErrorKind::Value(name)))
-        }
+        if end == text.len() { Ok(value) } else { Err(ParseError::new(end, ParseErrorKind::Value(name))) }
     }
 
     /// Parses the first value of a list and tells where it ends: at a comma or at the end.
     pub(crate) fn parse_first(text: &'a [u8], name: Name) -> Result<(Self, usize), ParseError> {
-        let fail =
-            |left: &[u8]| ParseError::new(text.len() - left.len(), ParseErrorKind::Value(name));
+        let fail = |left: &[u8]| ParseError::new(text.len() - left.len(), ParseErrorKind::Value(name));
         let (left, value) = name_addr(text).map_err(|error| match error {
             nom::Err::Error(error) | nom::Err::Failure(error) => fail(error.input),
             nom::Err::Incomplete(_) => fail(&[]),
         })?;
-        if left.is_empty() || left.starts_with(b",") {
-            Ok((value, text.len() - left.len()))
-        } else {
-            Err(fail(left))
-        }
+        if left.is_empty() || left.starts_with(b",") { Ok((value, text.len() - left.len())) } else { Err(fail(left)) }
     }
 
     /// The URI.
@@ -83,11 +74,7 @@ impl<'a> NameAddr<'a> {
         let mut parts = text.splitn(2, |&byte| byte == b'.');
         let whole = parts.next().unwrap_or_default();
         let fraction = parts.next().unwrap_or_default();
-        let whole: u16 = if whole.is_empty() && !fraction.is_empty() {
-            0
-        } else {
-            text::number(whole)?
-        };
+        let whole: u16 = if whole.is_empty() && !fraction.is_empty() { 0 } else { text::number(whole)? };
         if fraction.len() > 3 || !fraction.iter().all(u8::is_ascii_digit) {
             return None;
         }
@@ -127,14 +114,7 @@ fn name_addr(input: &[u8]) -> Step<'_, NameAddr<'_>> {
     let (input, (display, addr_spec)) = alt((bracketed, bare)).parse(input)?;
     let (input, params) = text::params(input)?;
     let (input, _) = text::space(input)?;
-    Ok((
-        input,
-        NameAddr {
-            display,
-            addr_spec,
-            params,
-        },
-    ))
+    Ok((input, NameAddr { display, addr_spec, params }))
 }
 
 fn bracketed(input: &[u8]) -> Step<'_, (Option<&[u8]>, &[u8])> {
@@ -142,15 +122,9 @@ fn bracketed(input: &[u8]) -> Step<'_, (Option<&[u8]>, &[u8])> {
     let words = take_till1(|byte| matches!(byte, b'<' | b'"' | b',' | b';' | b'>'));
     let (input, display) = opt(alt((text::quoted, words))).parse(input)?;
     let (input, _) = text::space(input)?;
-    let (input, addr_spec) = delimited(
-        char('<'),
-        take_till(|byte| matches!(byte, b'<' | b'>')),
-        char('>'),
-    )
-    .parse(input)?;
-    let display = display
-        .map(text::trim)
-        .filter(|display| !display.is_empty());
+    let (input, addr_spec) =
+        delimited(char('<'), take_till(|byte| matches!(byte, b'<' | b'>')), char('>')).parse(input)?;
+    let display = display.map(text::trim).filter(|display| !display.is_empty());
     Ok((input, (display, text::trim(addr_spec))))
 }
 

@@ -20,10 +20,7 @@ pub struct MessageBuilder {
 impl MessageBuilder {
     /// Starts a request.
     pub fn request(method: &[u8], uri: &[u8]) -> Self {
-        let mut this = Self {
-            out: Vec::with_capacity(1024),
-            length_at: None,
-        };
+        let mut this = Self { out: Vec::with_capacity(1024), length_at: None };
         this.put(method);
         this.out.push(b' ');
         this.put(uri);
@@ -34,10 +31,7 @@ impl MessageBuilder {
     /// Starts a response. Codes outside of 100 to 699 are the caller's bug.
     pub fn response(code: u16, reason: &str) -> Self {
         debug_assert!((100..700).contains(&code), "status code {code}");
-        let mut this = Self {
-            out: Vec::with_capacity(512),
-            length_at: None,
-        };
+        let mut this = Self { out: Vec::with_capacity(512), length_at: None };
         // Writing to a vector cannot fail, here and below.
         let _ = write!(this.out, "SIP/2.0 {code} ");
         this.put(reason.as_bytes());

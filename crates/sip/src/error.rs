@@ -23,10 +23,7 @@ impl ParseError {
 
     /// The same error, seen from a text in which this one's starts at `base`.
     pub(crate) const fn within(self, base: usize) -> Self {
-        Self {
-            offset: self.offset.saturating_add(base),
-            kind: self.kind,
-        }
+        Self { offset: self.offset.saturating_add(base), kind: self.kind }
     }
 
     /// The status code that a request with this fault is answered with (RFC 3261 section 21.4).

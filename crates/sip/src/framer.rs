@@ -84,26 +84,15 @@ impl StreamFramer {
     /// The length of the message that the buffer starts with, if its head is complete.
     fn head(&mut self) -> Result<Option<usize>, FrameError> {
         if self.searched == 0 {
-            let keep_alives = self
-                .buffer
-                .iter()
-                .take_while(|&&byte| byte == b'\r' || byte == b'\n')
-                .count();
+            let keep_alives = self.buffer.iter().take_while(|&&byte| byte == b'\r' || byte == b'\n').count();
             self.buffer.advance(keep_alives);
         }
         let Some(head) = self.find_head_end() else {
-            return if self.buffer.len() > MAX_MESSAGE {
-                Err(FrameError::TooLong)
-            } else {
-                Ok(None)
-            };
+            return if self.buffer.len() > MAX_MESSAGE { Err(FrameError::TooLong) } else { Ok(None) };
         };
-        let length = parse_head(self.buffer.get(..head).unwrap_or_default())?
-            .content_length()?
-            .ok_or(FrameError::NoLength)?;
-        let whole = head
-            .checked_add(length)
-            .filter(|&whole| whole <= MAX_MESSAGE);
+        let length =
+            parse_head(self.buffer.get(..head).unwrap_or_default())?.content_length()?.ok_or(FrameError::NoLength)?;
+        let whole = head.checked_add(length).filter(|&whole| whole <= MAX_MESSAGE);
         whole.map(Some).ok_or(FrameError::TooLong)
     }
 

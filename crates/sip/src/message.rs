@@ -48,16 +48,8 @@ pub(crate) struct Fields {
 
 impl Fields {
     pub(crate) const fn new() -> Self {
-        const NONE: Field = Field {
-            id: Name::Other,
-            name: (0, 0),
-            value: (0, 0),
-        };
-        Self {
-            inline: [NONE; INLINE],
-            len: 0,
-            more: Vec::new(),
-        }
+        const NONE: Field = Field { id: Name::Other, name: (0, 0), value: (0, 0) };
+        Self { inline: [NONE; INLINE], len: 0, more: Vec::new() }
     }
 
     pub(crate) fn push(&mut self, field: Field) {
@@ -69,11 +61,7 @@ impl Fields {
     }
 
     pub(crate) fn last_mut(&mut self) -> Option<&mut Field> {
-        if self.len > INLINE {
-            self.more.last_mut()
-        } else {
-            self.inline.get_mut(self.len.checked_sub(1)?)
-        }
+        if self.len > INLINE { self.more.last_mut() } else { self.inline.get_mut(self.len.checked_sub(1)?) }
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -152,10 +140,7 @@ impl<'a> Message<'a> {
     /// The header fields of this name, in order. Not for [`Name::Other`]: see
     /// [`Message::header_named`].
     pub fn headers(&self, name: Name) -> impl Iterator<Item = Header<'a>> {
-        self.fields
-            .iter()
-            .filter(move |field| field.id == name)
-            .map(|field| self.view(field))
+        self.fields.iter().filter(move |field| field.id == name).map(|field| self.view(field))
     }
 
     /// The first header field of this name.
@@ -166,9 +151,7 @@ impl<'a> Message<'a> {
     /// The first header field of this name, known or not, in any case.
     pub fn header_named(&self, name: &[u8]) -> Option<Header<'a>> {
         match Name::of(name) {
-            Name::Other => self
-                .headers(Name::Other)
-                .find(|header| header.name.eq_ignore_ascii_case(name)),
+            Name::Other => self.headers(Name::Other).find(|header| header.name.eq_ignore_ascii_case(name)),
             known => self.header(known),
         }
     }
@@ -184,8 +167,7 @@ impl<'a> Message<'a> {
     /// The topmost Via, and what follows it in its field.
     pub(crate) fn top_via(&self) -> Result<(Via<'a>, &'a [u8]), ParseError> {
         let header = self.required(Name::Via)?;
-        let (via, end) =
-            Via::parse_first(header.raw).map_err(|error| error.within(header.offset))?;
+        let (via, end) = Via::parse_first(header.raw).map_err(|error| error.within(header.offset))?;
         Ok((via, header.raw.get(end..).unwrap_or_default()))
     }
 
@@ -217,11 +199,7 @@ impl<'a> Message<'a> {
     pub fn cseq(&self) -> Result<(u32, &'a [u8]), ParseError> {
         let header = self.required(Name::CSeq)?;
         let fail = ParseError::new(header.offset, ParseErrorKind::Value(Name::CSeq));
-        let space = header
-            .raw
-            .iter()
-            .position(|&byte| text::is_space(byte))
-            .ok_or(fail)?;
+        let space = header.raw.iter().position(|&byte| text::is_space(byte)).ok_or(fail)?;
         let (number, method) = header.raw.split_at(space);
         let method = text::trim(method);
         if !method.iter().copied().all(text::is_token) {
@@ -237,10 +215,7 @@ impl<'a> Message<'a> {
     pub fn call_id(&self) -> Result<&'a [u8], ParseError> {
         let header = self.required(Name::CallId)?;
         if header.raw.is_empty() || header.raw.iter().copied().any(text::is_space) {
-            return Err(ParseError::new(
-                header.offset,
-                ParseErrorKind::Value(Name::CallId),
-            ));
+            return Err(ParseError::new(header.offset, ParseErrorKind::Value(Name::CallId)));
         }
         Ok(header.raw)
     }
@@ -254,10 +229,7 @@ impl<'a> Message<'a> {
         for header in self.headers(Name::ContentLength) {
             let number = self.number(header)?;
             if found.is_some_and(|found| found != number) {
-                return Err(ParseError::new(
-                    header.offset,
-                    ParseErrorKind::Repeated(Name::ContentLength),
-                ));
+                return Err(ParseError::new(header.offset, ParseErrorKind::Repeated(Name::ContentLength)));
             }
             found = Some(number);
         }
@@ -269,9 +241,7 @@ impl<'a> Message<'a> {
     /// # Errors
     /// Not a number up to 2^32 - 1.
     pub fn max_forwards(&self) -> Result<Option<u32>, ParseError> {
-        self.header(Name::MaxForwards)
-            .map(|header| self.number(header))
-            .transpose()
+        self.header(Name::MaxForwards).map(|header| self.number(header)).transpose()
     }
 
     /// Expires, seconds.
@@ -279,9 +249,7 @@ impl<'a> Message<'a> {
     /// # Errors
     /// Not a number up to 2^32 - 1.
     pub fn expires(&self) -> Result<Option<u32>, ParseError> {
-        self.header(Name::Expires)
-            .map(|header| self.number(header))
-            .transpose()
+        self.header(Name::Expires).map(|header| self.number(header)).transpose()
     }
 
     /// User-Agent, on one line.
@@ -316,8 +284,7 @@ impl<'a> Message<'a> {
             if text == b"*" {
                 return Ok((Contact::All, text.len()));
             }
-            NameAddr::parse_first(text, Name::Contact)
-                .map(|(value, end)| (Contact::One(value), end))
+            NameAddr::parse_first(text, Name::Contact).map(|(value, end)| (Contact::One(value), end))
         })
     }
 
@@ -379,40 +346,20 @@ impl<'a> Message<'a> {
 
     pub(crate) fn required(&self, name: Name) -> Result<Header<'a>, ParseError> {
         let end = self.bytes.len() - self.body.len();
-        self.header(name)
-            .ok_or(ParseError::new(end, ParseErrorKind::Missing(name)))
+        self.header(name).ok_or(ParseError::new(end, ParseErrorKind::Missing(name)))
     }
 
     fn view(&self, field: &Field) -> Header<'a> {
-        let slice = |(from, to): (u16, u16)| {
-            self.bytes
-                .get(usize::from(from)..usize::from(to))
-                .unwrap_or_default()
-        };
-        Header {
-            id: field.id,
-            name: slice(field.name),
-            raw: slice(field.value),
-            offset: usize::from(field.value.0),
-        }
+        let slice = |(from, to): (u16, u16)| self.bytes.get(usize::from(from)..usize::from(to)).unwrap_or_default();
+        Header { id: field.id, name: slice(field.name), raw: slice(field.value), offset: usize::from(field.value.0) }
     }
 }
 
 impl fmt::Debug for StartLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Request {
-                method,
-                uri,
-                version,
-            } => {
-                write!(
-                    f,
-                    "{} {} {}",
-                    method.escape_ascii(),
-                    uri.escape_ascii(),
-                    version.escape_ascii()
-                )
+            Self::Request { method, uri, version } => {
+                write!(f, "{} {} {}", method.escape_ascii(), uri.escape_ascii(), version.escape_ascii())
             }
             Self::Response { code, reason } => {
                 write!(f, "SIP/2.0 {code} {}", reason.escape_ascii())
@@ -423,12 +370,7 @@ impl fmt::Debug for StartLine<'_> {
 
 impl fmt::Debug for Header<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {}",
-            self.name.escape_ascii(),
-            self.raw.escape_ascii()
-        )
+        write!(f, "{}: {}", self.name.escape_ascii(), self.raw.escape_ascii())
     }
 }
 

@@ -111,39 +111,26 @@ impl Name {
     pub fn of(bytes: &[u8]) -> Self {
         if let [letter] = bytes {
             let letter = letter.to_ascii_lowercase();
-            return KNOWN
-                .iter()
-                .find(|known| known.2 == Some(letter))
-                .map_or(Self::Other, |known| known.0);
+            return KNOWN.iter().find(|known| known.2 == Some(letter)).map_or(Self::Other, |known| known.0);
         }
         let (from, to) = BY_LENGTH.get(bytes.len()).copied().unwrap_or_default();
         let candidates = KNOWN.get(from..to).unwrap_or_default();
         // Nearly all senders use the usual spelling, and comparing it is quick.
         let found = (candidates.iter())
             .find(|known| known.1.as_bytes() == bytes)
-            .or_else(|| {
-                candidates
-                    .iter()
-                    .find(|known| known.1.as_bytes().eq_ignore_ascii_case(bytes))
-            });
+            .or_else(|| candidates.iter().find(|known| known.1.as_bytes().eq_ignore_ascii_case(bytes)));
         found.map_or(Self::Other, |known| known.0)
     }
 
     /// The usual spelling; `?` for [`Name::Other`], which has none.
     pub fn as_str(self) -> &'static str {
-        KNOWN
-            .iter()
-            .find(|known| known.0 == self)
-            .map_or("?", |known| known.1)
+        KNOWN.iter().find(|known| known.0 == self).map_or("?", |known| known.1)
     }
 
     /// Whether a message may have this field only once (RFC 3261 section 7.3.1 and table 2), so
     /// that a second one makes it ambiguous.
     pub(crate) const fn is_single(self) -> bool {
-        matches!(
-            self,
-            Self::CallId | Self::CSeq | Self::From | Self::MaxForwards | Self::To
-        )
+        matches!(self, Self::CallId | Self::CSeq | Self::From | Self::MaxForwards | Self::To)
     }
 }
 
@@ -167,17 +154,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_not_known_is_other() {
-        for name in [
-            "",
-            "x",
-            "0",
-            "\0",
-            "Viaa",
-            "X-Foo",
-            "Call_ID",
-            "Proxy-Authorizationn",
-            "Content-Lengti",
-        ] {
+        for name in ["", "x", "0", "\0", "Viaa", "X-Foo", "Call_ID", "Proxy-Authorizationn", "Content-Lengti"] {
             assert_eq!(Name::of(name.as_bytes()), Name::Other, "{name}");
         }
     }

@@ -31,20 +31,14 @@ pub fn parse(bytes: &[u8]) -> Result<Message<'_>, ParseError> {
     for field in message.fields.iter() {
         let bit = 1u64 << (field.id as u8);
         if seen & bit != 0 && field.id.is_single() {
-            return Err(ParseError::new(
-                field.value.0.into(),
-                ParseErrorKind::Repeated(field.id),
-            ));
+            return Err(ParseError::new(field.value.0.into(), ParseErrorKind::Repeated(field.id)));
         }
         seen |= bit;
     }
     if seen & 1 << (Name::ContentLength as u8) != 0
         && let Some(length) = message.content_length()?
     {
-        message.body = message
-            .body
-            .get(..length)
-            .ok_or(ParseError::new(bytes.len(), ParseErrorKind::BodyCut))?;
+        message.body = message.body.get(..length).ok_or(ParseError::new(bytes.len(), ParseErrorKind::BodyCut))?;
     }
     Ok(message)
 }
@@ -58,9 +52,7 @@ pub fn parse_head(bytes: &[u8]) -> Result<Message<'_>, ParseError> {
     if bytes.len() > MAX_MESSAGE {
         return Err(ParseError::new(MAX_MESSAGE, ParseErrorKind::TooLong));
     }
-    let start_at = bytes
-        .iter()
-        .position(|&byte| byte != b'\r' && byte != b'\n');
+    let start_at = bytes.iter().position(|&byte| byte != b'\r' && byte != b'\n');
     let start_at = start_at.ok_or(ParseError::new(0, ParseErrorKind::Empty))?;
     let (line_end, mut at) = line(bytes, start_at)?;
     let start = start_line(bytes.get(start_at..line_end).unwrap_or_default())
@@ -74,9 +66,7 @@ pub fn parse_head(bytes: &[u8]) -> Result<Message<'_>, ParseError> {
                 break;
             }
             Some([b' ' | b'\t', ..]) => {
-                let field = fields
-                    .last_mut()
-                    .ok_or(ParseError::new(at, ParseErrorKind::HeaderLine))?;
+                let field = fields.last_mut().ok_or(ParseError::new(at, ParseErrorKind::HeaderLine))?;
                 field.value = extend(bytes, field.value.0, end);
             }
             Some(line) => {
@@ -88,12 +78,7 @@ pub fn parse_head(bytes: &[u8]) -> Result<Message<'_>, ParseError> {
         }
         at = next;
     }
-    Ok(Message {
-        bytes,
-        start,
-        fields,
-        body: bytes.get(at..).unwrap_or_default(),
-    })
+    Ok(Message { bytes, start, fields, body: bytes.get(at..).unwrap_or_default() })
 }
 
 /// The line at `at`: where it ends and where the next one starts.
@@ -116,21 +101,12 @@ fn start_line(line: &[u8]) -> Option<StartLine<'_>> {
     let (first, rest) = split_at_space(line)?;
     if is_version(first) {
         let (code, reason) = split_at_space(rest).unwrap_or((rest, &[]));
-        let code = (code.len() == 3)
-            .then(|| text::number::<u16>(code))
-            .flatten()?;
-        return (100..700)
-            .contains(&code)
-            .then_some(StartLine::Response { code, reason });
+        let code = (code.len() == 3).then(|| text::number::<u16>(code)).flatten()?;
+        return (100..700).contains(&code).then_some(StartLine::Response { code, reason });
     }
     let (uri, version) = split_at_space(rest)?;
-    let well_formed =
-        !first.is_empty() && first.iter().copied().all(text::is_token) && !uri.is_empty();
-    (well_formed && is_version(version)).then_some(StartLine::Request {
-        method: first,
-        uri,
-        version,
-    })
+    let well_formed = !first.is_empty() && first.iter().copied().all(text::is_token) && !uri.is_empty();
+    (well_formed && is_version(version)).then_some(StartLine::Request { method: first, uri, version })
 }
 
 fn split_at_space(text: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -144,20 +120,13 @@ fn is_version(text: &[u8]) -> bool {
         return false;
     };
     let mut parts = digits.splitn(2, |&byte| byte == b'.');
-    let mut number_follows = || {
-        parts
-            .next()
-            .is_some_and(|part| text::number::<u32>(part).is_some())
-    };
+    let mut number_follows = || parts.next().is_some_and(|part| text::number::<u32>(part).is_some());
     start.eq_ignore_ascii_case(b"SIP/") && number_follows() && number_follows()
 }
 
 fn header_line(line: &[u8], at: usize) -> Result<Field, ParseError> {
     let fail = |offset: usize| ParseError::new(at + offset, ParseErrorKind::HeaderLine);
-    let name_end = line
-        .iter()
-        .position(|&byte| !text::is_token(byte))
-        .ok_or(fail(line.len()))?;
+    let name_end = line.iter().position(|&byte| !text::is_token(byte)).ok_or(fail(line.len()))?;
     let mut colon = name_end;
     while matches!(line.get(colon), Some(b' ' | b'\t')) {
         colon += 1;
@@ -184,10 +153,7 @@ fn header_line(line: &[u8], at: usize) -> Result<Field, ParseError> {
 /// The value from `from` to `end`, over several lines, without white space at its ends.
 fn extend(bytes: &[u8], from: u16, end: usize) -> (u16, u16) {
     let value = bytes.get(usize::from(from)..end).unwrap_or_default();
-    let lead = value
-        .iter()
-        .position(|&byte| !text::is_space(byte))
-        .unwrap_or(value.len());
+    let lead = value.iter().position(|&byte| !text::is_space(byte)).unwrap_or(value.len());
     let start = usize::from(from) + lead;
     (short(start), short(start + text::trim(value).len()))
 }

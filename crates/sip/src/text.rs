@@ -55,12 +55,7 @@ pub(crate) fn token(input: &[u8]) -> Step<'_, &[u8]> {
 pub(crate) fn quoted(input: &[u8]) -> Step<'_, &[u8]> {
     let pair = recognize(preceded(char('\\'), nom::bytes::complete::take(1usize)));
     let plain = take_while1(|byte| byte != b'"' && byte != b'\\');
-    recognize(delimited(
-        char('"'),
-        many0_count(alt((plain, pair))),
-        char('"'),
-    ))
-    .parse(input)
+    recognize(delimited(char('"'), many0_count(alt((plain, pair))), char('"'))).parse(input)
 }
 
 /// `SWS mark SWS`.
@@ -90,15 +85,9 @@ pub(crate) fn number_hex(text: &[u8]) -> Option<u64> {
 
 /// `text` without white space at its ends.
 pub(crate) fn trim(text: &[u8]) -> &[u8] {
-    let start = text
-        .iter()
-        .position(|&byte| !is_space(byte))
-        .unwrap_or(text.len());
+    let start = text.iter().position(|&byte| !is_space(byte)).unwrap_or(text.len());
     let text = text.get(start..).unwrap_or_default();
-    let end = text
-        .iter()
-        .rposition(|&byte| !is_space(byte))
-        .map_or(0, |last| last + 1);
+    let end = text.iter().rposition(|&byte| !is_space(byte)).map_or(0, |last| last + 1);
     text.get(..end).unwrap_or_default()
 }
 
@@ -122,10 +111,7 @@ pub(crate) fn unfold(text: &[u8]) -> Cow<'_, [u8]> {
 
 /// What a quoted string says; any other text is returned as it is.
 pub(crate) fn unquote(text: &[u8]) -> Cow<'_, [u8]> {
-    let Some(inner) = text
-        .strip_prefix(b"\"")
-        .and_then(|text| text.strip_suffix(b"\""))
-    else {
+    let Some(inner) = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")) else {
         return Cow::Borrowed(text);
     };
     let inner = unfold(inner);
@@ -135,11 +121,7 @@ pub(crate) fn unquote(text: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Vec::with_capacity(inner.len());
     let mut bytes = inner.iter().copied();
     while let Some(byte) = bytes.next() {
-        out.extend(if byte == b'\\' {
-            bytes.next()
-        } else {
-            Some(byte)
-        });
+        out.extend(if byte == b'\\' { bytes.next() } else { Some(byte) });
     }
     Cow::Owned(out)
 }
@@ -180,8 +162,7 @@ impl<'a> Params<'a> {
 
     /// The first parameter of this name, in any case.
     pub fn get(&self, name: &str) -> Option<Param<'a>> {
-        self.iter()
-            .find(|param| param.name.eq_ignore_ascii_case(name.as_bytes()))
+        self.iter().find(|param| param.name.eq_ignore_ascii_case(name.as_bytes()))
     }
 
     /// The value of the first parameter of this name, as written; `None` also if it has none.
@@ -198,14 +179,9 @@ const fn is_value(byte: u8) -> bool {
 
 fn param(input: &[u8]) -> Step<'_, Param<'_>> {
     let value = alt((quoted, take_while(is_value)));
-    let (rest, (name, value)) = preceded(
-        mark(";"),
-        (
-            take_while1(|byte| is_value(byte) && byte != b'='),
-            opt(preceded(mark("="), value)),
-        ),
-    )
-    .parse(input)?;
+    let (rest, (name, value)) =
+        preceded(mark(";"), (take_while1(|byte| is_value(byte) && byte != b'='), opt(preceded(mark("="), value))))
+            .parse(input)?;
     Ok((rest, Param { name, value }))
 }
 

@@ -47,10 +47,7 @@ impl<'a> Host<'a> {
     /// The address, unless it is a domain name.
     pub fn ip(&self) -> Option<IpAddr> {
         let text = std::str::from_utf8(self.0).ok()?;
-        match text
-            .strip_prefix('[')
-            .and_then(|text| text.strip_suffix(']'))
-        {
+        match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
             Some(inner) => inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
             None => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
         }
@@ -65,16 +62,14 @@ impl fmt::Debug for Host<'_> {
 
 /// Host names by RFC 1123, and underscores, which real names have.
 fn name(input: &[u8]) -> Step<'_, &[u8]> {
-    take_while1(|byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
-        .parse(input)
+    take_while1(|byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')).parse(input)
 }
 
 fn ipv6(input: &[u8]) -> Step<'_, &[u8]> {
     let inner = take_while1(|byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
-    recognize(map_opt(
-        delimited(char('['), inner, char(']')),
-        |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<Ipv6Addr>().ok(),
-    ))
+    recognize(map_opt(delimited(char('['), inner, char(']')), |text: &[u8]| {
+        std::str::from_utf8(text).ok()?.parse::<Ipv6Addr>().ok()
+    }))
     .parse(input)
 }
 
@@ -115,10 +110,7 @@ impl<'a> Uri<'a> {
     /// Offsets count from the start of `text`.
     pub fn parse(text: &'a [u8]) -> Result<Self, ParseError> {
         let fail = |at: usize| ParseError::new(at, ParseErrorKind::Uri);
-        if let Some(at) = text
-            .iter()
-            .position(|&byte| text::is_space(byte) || matches!(byte, b'<' | b'>' | b'"'))
-        {
+        if let Some(at) = text.iter().position(|&byte| text::is_space(byte) || matches!(byte, b'<' | b'>' | b'"')) {
             return Err(fail(at));
         }
         let colon = memchr::memchr(b':', text).ok_or(fail(0))?;
@@ -126,9 +118,7 @@ impl<'a> Uri<'a> {
         let scheme = match scheme {
             _ if scheme.eq_ignore_ascii_case(b"sip") => Scheme::Sip,
             _ if scheme.eq_ignore_ascii_case(b"sips") => Scheme::Sips,
-            [first, others @ ..]
-                if first.is_ascii_alphabetic() && others.iter().copied().all(text::is_token) =>
-            {
+            [first, others @ ..] if first.is_ascii_alphabetic() && others.iter().copied().all(text::is_token) => {
                 return Err(ParseError::new(0, ParseErrorKind::UnknownScheme));
             }
             _ => return Err(fail(0)),
@@ -137,9 +127,7 @@ impl<'a> Uri<'a> {
         match hier_part(scheme, after) {
             Ok(([], uri)) => Ok(uri),
             Ok((left, _)) => Err(fail(text.len() - left.len())),
-            Err(nom::Err::Error(error) | nom::Err::Failure(error)) => {
-                Err(fail(text.len() - error.input.len()))
-            }
+            Err(nom::Err::Error(error) | nom::Err::Failure(error)) => Err(fail(text.len() - error.input.len())),
             Err(nom::Err::Incomplete(_)) => Err(fail(text.len())),
         }
     }
@@ -165,27 +153,15 @@ impl<'a> Uri<'a> {
         if let Some(port) = self.port {
             out.extend_from_slice(format!(":{port}").as_bytes());
         }
-        for (name, value) in sorted(
-            self.params.iter().map(|param| (param.name, param.value)),
-            true,
-        ) {
+        for (name, value) in sorted(self.params.iter().map(|param| (param.name, param.value)), true) {
             push_pair(b';', &name, value.as_deref(), &mut out);
         }
-        let headers = self
-            .headers
-            .into_iter()
-            .flat_map(|text| text.split(|&byte| byte == b'&'))
-            .map(|header| {
-                let mut parts = header.splitn(2, |&byte| byte == b'=');
-                (parts.next().unwrap_or_default(), parts.next())
-            });
+        let headers = self.headers.into_iter().flat_map(|text| text.split(|&byte| byte == b'&')).map(|header| {
+            let mut parts = header.splitn(2, |&byte| byte == b'=');
+            (parts.next().unwrap_or_default(), parts.next())
+        });
         for (at, (name, value)) in sorted(headers, false).into_iter().enumerate() {
-            push_pair(
-                if at == 0 { b'?' } else { b'&' },
-                &name,
-                value.as_deref(),
-                &mut out,
-            );
+            push_pair(if at == 0 { b'?' } else { b'&' }, &name, value.as_deref(), &mut out);
         }
         out
     }
@@ -194,45 +170,19 @@ impl<'a> Uri<'a> {
 /// What follows the scheme. An `@` anywhere ends a user part: elsewhere in a URI it must be escaped.
 fn hier_part(scheme: Scheme, input: &[u8]) -> Step<'_, Uri<'_>> {
     let user_part = terminated(
-        (
-            take_till(|byte| byte == b':' || byte == b'@'),
-            opt(preceded(char(':'), take_till(|byte| byte == b'@'))),
-        ),
+        (take_till(|byte| byte == b':' || byte == b'@'), opt(preceded(char(':'), take_till(|byte| byte == b'@')))),
         char('@'),
     );
-    let user_part = if memchr::memchr(b'@', input).is_some() {
-        user_part.map(Some).parse(input)
-    } else {
-        Ok((input, None))
-    };
+    let user_part =
+        if memchr::memchr(b'@', input).is_some() { user_part.map(Some).parse(input) } else { Ok((input, None)) };
     let (input, user_part) = user_part?;
     if user_part.is_some_and(|(user, _): (&[u8], _)| user.is_empty()) {
-        return Err(nom::Err::Error(nom::error::Error::new(
-            input,
-            nom::error::ErrorKind::Verify,
-        )));
+        return Err(nom::Err::Error(nom::error::Error::new(input, nom::error::ErrorKind::Verify)));
     }
-    let (input, (host, port, params, headers)) = (
-        host,
-        opt(preceded(char(':'), port)),
-        text::params,
-        opt(preceded(char('?'), rest)),
-    )
-        .parse(input)?;
-    let (user, password) =
-        user_part.map_or((None, None), |(user, password)| (Some(user), password));
-    Ok((
-        input,
-        Uri {
-            scheme,
-            user,
-            password,
-            host,
-            port,
-            params,
-            headers,
-        },
-    ))
+    let (input, (host, port, params, headers)) =
+        (host, opt(preceded(char(':'), port)), text::params, opt(preceded(char('?'), rest))).parse(input)?;
+    let (user, password) = user_part.map_or((None, None), |(user, password)| (Some(user), password));
+    Ok((input, Uri { scheme, user, password, host, port, params, headers }))
 }
 
 /// The canonical text of any URI; never fails, so that whatever a device calls itself has one.
@@ -260,10 +210,7 @@ type Pair = (Vec<u8>, Option<Vec<u8>>);
 
 /// Pairs with their names in lower case (and values, if `fold_values`), sorted by name; those of
 /// one name keep their order.
-fn sorted<'a>(
-    pairs: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-    fold_values: bool,
-) -> Vec<Pair> {
+fn sorted<'a>(pairs: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>, fold_values: bool) -> Vec<Pair> {
     let canonical = |text: &[u8], fold: bool| {
         let mut out = Vec::with_capacity(text.len());
         escape_canonically(text, &mut out);
@@ -272,14 +219,8 @@ fn sorted<'a>(
         }
         out
     };
-    let mut pairs: Vec<Pair> = pairs
-        .map(|(name, value)| {
-            (
-                canonical(name, true),
-                value.map(|value| canonical(value, fold_values)),
-            )
-        })
-        .collect();
+    let mut pairs: Vec<Pair> =
+        pairs.map(|(name, value)| (canonical(name, true), value.map(|value| canonical(value, fold_values)))).collect();
     pairs.sort_by(|a, b| a.0.cmp(&b.0));
     pairs
 }
@@ -319,40 +260,23 @@ fn escape_canonically(text: &[u8], out: &mut Vec<u8>) {
         if is_unreserved(byte) || escaped.is_none() && is_reserved(byte) {
             out.push(byte);
         } else {
-            out.extend_from_slice(&[
-                b'%',
-                DIGITS[usize::from(byte >> 4)],
-                DIGITS[usize::from(byte & 15)],
-            ]);
+            out.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
-        rest = if escaped.is_some() {
-            tail.get(2..).unwrap_or_default()
-        } else {
-            tail
-        };
+        rest = if escaped.is_some() { tail.get(2..).unwrap_or_default() } else { tail };
     }
 }
 
 const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 const fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')'
-        )
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')')
 }
 
 /// Reserved characters, and the brackets that URI parameters may hold.
 const fn is_reserved(byte: u8) -> bool {
-    matches!(
-        byte,
-        b';' | b'/' | b'?' | b':' | b'@' | b'&' | b'=' | b'+' | b'$' | b',' | b'[' | b']'
-    )
+    matches!(byte, b';' | b'/' | b'?' | b':' | b'@' | b'&' | b'=' | b'+' | b'$' | b',' | b'[' | b']')
 }

@@ -31,27 +31,17 @@ impl<'a> Via<'a> {
     /// [`ParseErrorKind::Value`] of [`Name::Via`], offset from the start of `text`.
     pub fn parse(text: &'a [u8]) -> Result<Self, ParseError> {
         let (via, end) = Self::parse_first(text)?;
-        if end == text.len() {
-            Ok(via)
-        } else {
-            Err(ParseError::new(end, ParseErrorKind::Value(Name::Via)))
-        }
+        if end == text.len() { Ok(via) } else { Err(ParseError::new(end, ParseErrorKind::Value(Name::Via))) }
     }
 
     /// Parses the first value of a list and tells where it ends: at a comma or at the end.
     pub(crate) fn parse_first(text: &'a [u8]) -> Result<(Self, usize), ParseError> {
-        let fail = |left: &[u8]| {
-            ParseError::new(text.len() - left.len(), ParseErrorKind::Value(Name::Via))
-        };
+        let fail = |left: &[u8]| ParseError::new(text.len() - left.len(), ParseErrorKind::Value(Name::Via));
         let (left, via) = via_parm(text).map_err(|error| match error {
             nom::Err::Error(error) | nom::Err::Failure(error) => fail(error.input),
             nom::Err::Incomplete(_) => fail(&[]),
         })?;
-        if left.is_empty() || left.starts_with(b",") {
-            Ok((via, text.len() - left.len()))
-        } else {
-            Err(fail(left))
-        }
+        if left.is_empty() || left.starts_with(b",") { Ok((via, text.len() - left.len())) } else { Err(fail(left)) }
     }
 
     /// The transaction's name at its client; empty if there is none (RFC 2543).
@@ -67,9 +57,7 @@ impl<'a> Via<'a> {
 
     /// The rport parameter (RFC 3581): `None` if absent, `Some(None)` if it asks for a value.
     pub fn rport(&self) -> Option<Option<u16>> {
-        self.params
-            .get("rport")
-            .map(|param| param.value.and_then(text::number))
+        self.params.get("rport").map(|param| param.value.and_then(text::number))
     }
 
     /// Where a response to a request goes that came in from `source` with this top Via, over an
@@ -78,11 +66,7 @@ impl<'a> Via<'a> {
     ///
     /// `maddr` is not followed: a sender cannot make us send to a third address.
     pub fn response_address(&self, source: SocketAddr) -> SocketAddr {
-        let port = if self.rport().is_some() {
-            source.port()
-        } else {
-            self.port.unwrap_or(5060)
-        };
+        let port = if self.rport().is_some() { source.port() } else { self.port.unwrap_or(5060) };
         SocketAddr::new(source.ip(), port)
     }
 
@@ -94,26 +78,12 @@ impl<'a> Via<'a> {
 }
 
 fn via_parm(input: &[u8]) -> Step<'_, Via<'_>> {
-    let protocol = (
-        text::space,
-        tag_no_case("SIP"),
-        text::mark("/"),
-        text::token,
-        text::mark("/"),
-    );
+    let protocol = (text::space, tag_no_case("SIP"), text::mark("/"), text::token, text::mark("/"));
     let mut sent_by = (uri::host, opt(preceded(text::mark(":"), uri::port)));
     let (input, transport) = preceded(protocol, text::token).parse(input)?;
     let (input, _) = nom::bytes::complete::take_while1(text::is_space).parse(input)?;
     let (input, (host, port)) = sent_by.parse(input)?;
     let (input, params) = text::params(input)?;
     let (input, _) = text::space(input)?;
-    Ok((
-        input,
-        Via {
-            transport,
-            host,
-            port,
-            params,
-        },
-    ))
+    Ok((input, Via { transport, host, port, params }))
 }

@@ -184,7 +184,7 @@ pub(crate) fn next(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Option<Re
     }
     let long = peer.feed.queued() > limits.window;
     let most = if long { limits.multi.max(1) } else { 1 };
-    let mut contacts: Vec<(Message, Item)> = Vec::new();
+    let mut contacts: Vec<(Box<Message>, Item)> = Vec::new();
     let mut bytes = 0;
     while contacts.len() < most
         && let Some(slot) = peer.feed.pop()
@@ -226,7 +226,7 @@ struct Message {
     contact: Option<Contact<'static>>,
 }
 
-fn together<'m>(messages: impl Iterator<Item = &'m Message>, generation: kdmq::Generation) -> Option<Vec<u8>> {
+fn together<'m>(messages: impl Iterator<Item = &'m Box<Message>>, generation: kdmq::Generation) -> Option<Vec<u8>> {
     let mut multi = kdmq::usrloc::Multi::new(generation);
     for message in messages {
         match &message.contact {
@@ -254,7 +254,7 @@ pub(crate) fn counter_request(peer: &mut Peer, key: (String, Vec<u8>), body: Vec
 }
 
 enum Rendered {
-    Contact(Message, Item),
+    Contact(Box<Message>, Item),
     Entry(Vec<u8>, Item),
 }
 
@@ -296,7 +296,7 @@ fn contact(
             .or_else(|| usrloc_in::contact_of(&cell).map(|(_, c)| c.ruid.to_vec()))?;
         let body = kdmq::usrloc::encode_remove(cell.key, &ruid).ok()?;
         let message = Message { body, aor: cell.key.to_vec(), ruid, contact: None };
-        return Some(Rendered::Contact(message, Item { slot, version, what: What::Gone }));
+        return Some(Rendered::Contact(Box::new(message), Item { slot, version, what: What::Gone }));
     }
     let limit = cx.config.dmq.feed_limit;
     if limit > 0 && entry.is_none() && peer.book.len() + under_way(peer) + beside >= limit {
@@ -313,7 +313,8 @@ fn contact(
         Ok(body) => {
             let item = Item { slot, version, what: What::Contact { ruid: ruid.clone() } };
             let contact = Some(contact.into_owned());
-            Some(Rendered::Contact(Message { body, aor: aor.to_vec(), ruid, contact }, item))
+            let message = Box::new(Message { body, aor: aor.to_vec(), ruid, contact });
+            Some(Rendered::Contact(message, item))
         }
         Err(_) => {
             cx.stats.dmq_unsendable += 1;

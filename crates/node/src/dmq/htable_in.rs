@@ -23,6 +23,9 @@ const SAME_WITHIN_S: u64 = 2;
 /// An `expire` that overtook its `set` waits this long for it, milliseconds.
 const EARLY_EXPIRE_MS: u64 = 2_000;
 
+/// So many of them wait at most, per server.
+const EARLY_EXPIRES_MAX: usize = 1_024;
+
 struct Held {
     slot: Slot,
     order: Order,
@@ -132,8 +135,12 @@ fn expire(peer: &mut Peer, (name, key): (&BStr, &BStr), seconds: i64, facts: &Fa
         return;
     }
     let Some(held) = held(cx, &table, key).filter(|h| h.live) else {
-        if peer.early_expires.len() < 1_024 {
-            peer.early_expires.insert((table, key.to_vec()), (seconds, cx.now.mono));
+        let now = cx.now.mono;
+        if peer.early_expires.len() >= EARLY_EXPIRES_MAX {
+            peer.early_expires.retain(|_, (_, at)| now.ms_since(*at) < EARLY_EXPIRE_MS);
+        }
+        if peer.early_expires.len() < EARLY_EXPIRES_MAX {
+            peer.early_expires.insert((table, key.to_vec()), (seconds, now));
         }
         return;
     };

@@ -24,6 +24,9 @@ const PEERS_MAX: usize = 256;
 /// How long a ping waits for its answer, milliseconds.
 const PING_GIVE_UP_MS: u64 = 4_000;
 
+/// How long a server is remembered that never answered a ping, milliseconds.
+const STRANGER_MS: u64 = 60_000;
+
 /// The interval between pings of a server that does not answer, milliseconds.
 const SILENT_PING_MS: u64 = 2_000;
 
@@ -196,7 +199,9 @@ impl Dmq {
         if cx.now.mono < peer.ping_at || peer.ping_open || !peer.is_pinged() {
             return;
         }
-        let gone = peer.heard.is_some_and(|h| cx.now.mono.ms_since(h) > cx.config.forget_after_s * 1_000);
+        // Whoever never answered a ping may not be a DMQ peer at all.
+        let keep_ms = if peer.answered { cx.config.forget_after_s * 1_000 } else { STRANGER_MS };
+        let gone = peer.heard.is_some_and(|h| cx.now.mono.ms_since(h) > keep_ms);
         if gone && !peer.configured {
             return self.forget(id, front, cx);
         }
@@ -254,6 +259,7 @@ impl Dmq {
             return self.forget(id, front, cx);
         }
         peer.pings_missed = 0;
+        peer.answered = true;
         peer.heard = Some(cx.now.mono);
         if !(200..300).contains(&code) {
             cx.stats.dmq_pings_refused += 1;

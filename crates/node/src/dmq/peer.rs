@@ -90,6 +90,8 @@ pub(crate) struct Peer {
     pub(crate) ping_at: Mono,
     pub(crate) ping_open: bool,
     pub(crate) pings_missed: u32,
+    /// Whether it ever answered one.
+    pub(crate) answered: bool,
     /// Whether its last list names us as active: only then does it send us updates.
     pub(crate) lists_us: bool,
     /// The other nodes that it lists as active, and so tells its updates directly.
@@ -151,6 +153,7 @@ impl Peer {
             ping_at: now,
             ping_open: false,
             pings_missed: 0,
+            answered: false,
             lists_us: false,
             lists: BTreeSet::new(),
             gap: true,

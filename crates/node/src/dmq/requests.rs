@@ -296,7 +296,7 @@ pub(crate) fn keep_ruid(peer: &mut Peer, change: &Change, cx: &Cx<'_>) {
         // Noted with or after the change.
         return;
     }
-    let now = cx.replica.cell(change.slot).and_then(|c| usrloc_in::contact_of(&c).map(|(_, c)| c.into_owned()));
+    let now = cx.replica.cell(change.slot).and_then(|c| usrloc_in::contact_of(&c).map(|(_, c)| c));
     match now {
         Some(now) if now.ruid == before.ruid => {}
         Some(now) => {

@@ -16,10 +16,10 @@ use starling_node::{Batch, Config, Input, Mono, Node, Now, Output, Restored, Soc
 use tables::htable::Value;
 use tables::location::Contact;
 
-pub const START_MS: u64 = 1_800_000_000_000;
-pub const NODE: &str = "127.0.0.1:5070";
+pub(crate) const START_MS: u64 = 1_800_000_000_000;
+pub(crate) const NODE: &str = "127.0.0.1:5070";
 
-pub fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         node: NodeId(1),
         origin: Origin(11),
@@ -47,20 +47,20 @@ pub fn config() -> Config {
     }
 }
 
-pub struct World {
-    pub node: Node,
-    pub servers: BTreeMap<SocketAddr, Server>,
-    pub now_ms: u64,
+pub(crate) struct World {
+    pub(crate) node: Node,
+    pub(crate) servers: BTreeMap<SocketAddr, Server>,
+    pub(crate) now_ms: u64,
     /// To the node: (source, bytes).
     inbox: VecDeque<(SocketAddr, Vec<u8>)>,
     wake: Mono,
     disk: BTreeMap<(Tree, Vec<u8>), Vec<u8>>,
     config: Config,
-    pub log: Vec<String>,
+    pub(crate) log: Vec<String>,
 }
 
 impl World {
-    pub fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Config) -> Self {
         let node = Node::new(config.clone(), [7; 32], now(0), Restored::default());
         let mut world = Self {
             node,
@@ -76,16 +76,16 @@ impl World {
         world
     }
 
-    pub fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         now(self.now_ms)
     }
 
-    pub fn wall_s(&self) -> u64 {
+    pub(crate) fn wall_s(&self) -> u64 {
         (START_MS + self.now_ms) / 1_000
     }
 
     /// Starts a server that knows the node.
-    pub fn start(&mut self, addr: &str) -> SocketAddr {
+    pub(crate) fn start(&mut self, addr: &str) -> SocketAddr {
         let addr: SocketAddr = addr.parse().unwrap();
         let lives = self.servers.get(&addr).map_or(0, |s| s.lives);
         let mut server = Server::new(addr, lives + 1);
@@ -95,12 +95,12 @@ impl World {
         addr
     }
 
-    pub fn server(&mut self, addr: SocketAddr) -> &mut Server {
+    pub(crate) fn server(&mut self, addr: SocketAddr) -> &mut Server {
         self.servers.get_mut(&addr).unwrap()
     }
 
     /// Kills the node, lets time pass, and starts it from its disk.
-    pub fn restart_node(&mut self, away_ms: u64) {
+    pub(crate) fn restart_node(&mut self, away_ms: u64) {
         let end = self.now_ms + away_ms;
         while self.now_ms < end {
             let (now_ms, wall_s) = (self.now_ms, self.wall_s());
@@ -126,7 +126,7 @@ impl World {
         self.node.handle(Input::Persisted { batch: batch.number }, now(self.now_ms));
     }
 
-    pub fn handle(&mut self, input: Input<'_>) {
+    pub(crate) fn handle(&mut self, input: Input<'_>) {
         self.node.handle(input, now(self.now_ms));
         loop {
             match self.node.poll() {
@@ -150,7 +150,7 @@ impl World {
     }
 
     /// Lets time pass, a millisecond at a step where something happens.
-    pub fn run_ms(&mut self, ms: u64) {
+    pub(crate) fn run_ms(&mut self, ms: u64) {
         let end = self.now_ms + ms;
         while self.now_ms < end {
             let (now_ms, wall_s) = (self.now_ms, self.wall_s());
@@ -173,7 +173,7 @@ impl World {
     }
 
     /// Runs until it is so, at most `ms`.
-    pub fn run_until(&mut self, ms: u64, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn run_until(&mut self, ms: u64, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         for _ in 0..ms.div_ceil(10) {
             if is_so(self) {
                 return;
@@ -184,12 +184,12 @@ impl World {
     }
 
     /// The URIs that the node shows for an AoR.
-    pub fn shows(&self, aor: &str) -> Vec<String> {
+    pub(crate) fn shows(&self, aor: &str) -> Vec<String> {
         let contacts = self.node.location(aor.as_bytes(), self.now());
         contacts.into_iter().map(|c| c.contact.to_string()).collect()
     }
 
-    pub fn entry(&self, table: &str, key: &str) -> Option<String> {
+    pub(crate) fn entry(&self, table: &str, key: &str) -> Option<String> {
         let entry = self.node.htable_get(table, key.as_bytes(), self.now())?;
         Some(match entry.value {
             starling_node::Value::Int(int) => int.to_string(),
@@ -203,18 +203,18 @@ fn now(ms: u64) -> Now {
 }
 
 /// A scripted server.
-pub struct Server {
-    pub addr: SocketAddr,
-    pub lives: u64,
-    pub reachable: bool,
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
+    pub(crate) lives: u64,
+    pub(crate) reachable: bool,
     /// By AoR and ruid.
-    pub contacts: BTreeMap<(String, String), Contact<'static>>,
+    pub(crate) contacts: BTreeMap<(String, String), Contact<'static>>,
     /// By table and key: value and absolute expiry.
-    pub entries: BTreeMap<(String, String), (Value<'static>, u64)>,
+    pub(crate) entries: BTreeMap<(String, String), (Value<'static>, u64)>,
     /// Seconds of `autoexpire` by table; other tables do not expire.
-    pub autoexpire: BTreeMap<String, u64>,
+    pub(crate) autoexpire: BTreeMap<String, u64>,
     /// Data requests received, retransmissions not counted, with their channel.
-    pub received: Vec<(String, Vec<u8>)>,
+    pub(crate) received: Vec<(String, Vec<u8>)>,
     counters: BTreeMap<&'static str, u64>,
     next_ruid: u64,
     open: BTreeMap<String, (Vec<u8>, u64, u64)>,
@@ -247,7 +247,7 @@ impl Server {
     }
 
     /// Sends a request as one of this server's processes.
-    pub fn request(&mut self, channel: &str, body: Vec<u8>, max_forwards: u32, process: &'static str) {
+    pub(crate) fn request(&mut self, channel: &str, body: Vec<u8>, max_forwards: u32, process: &'static str) {
         let counter = self.counters.entry(process).or_insert(0);
         *counter += 1;
         let start = (0x0123_4567_0000_0000u64).wrapping_mul(self.lives) ^ (u64::from(self.addr.port()) << 40);
@@ -407,7 +407,15 @@ impl Server {
     }
 
     /// A phone REGISTERs here; returns the ruid.
-    pub fn register(&mut self, aor: &str, uri: &str, callid: &str, cseq: u32, expires: u64, wall_s: u64) -> String {
+    pub(crate) fn register(
+        &mut self,
+        aor: &str,
+        uri: &str,
+        callid: &str,
+        cseq: u32,
+        expires: u64,
+        wall_s: u64,
+    ) -> String {
         let held = self.contacts.iter().find(|((a, _), c)| a == aor && *c.uri == uri);
         let ruid = held.map_or_else(
             || {
@@ -437,7 +445,7 @@ impl Server {
     }
 
     /// A phone un-REGISTERs here.
-    pub fn unregister(&mut self, aor: &str, uri: &str) {
+    pub(crate) fn unregister(&mut self, aor: &str, uri: &str) {
         let key = self.contacts.iter().find(|((a, _), c)| a == aor && *c.uri == uri).map(|(k, _)| k.clone());
         let Some(key) = key else { return };
         let contact = self.contacts.remove(&key).unwrap();
@@ -447,12 +455,12 @@ impl Server {
     }
 
     /// Gives up on everything that was not answered, as after `fr_timer`.
-    pub fn forget_open(&mut self) {
+    pub(crate) fn forget_open(&mut self) {
         self.open.clear();
     }
 
     /// `$sht(table=>key) = value` here.
-    pub fn set(&mut self, table: &str, key: &str, value: Value<'static>, wall_s: u64) {
+    pub(crate) fn set(&mut self, table: &str, key: &str, value: Value<'static>, wall_s: u64) {
         let expire = self.autoexpire.get(table).map_or(0, |s| wall_s + s);
         let body = htable::encode_set(table.as_bytes(), key.as_bytes(), &value, None).unwrap();
         self.entries.insert((table.to_owned(), key.to_owned()), (value, expire));
@@ -460,18 +468,18 @@ impl Server {
     }
 
     /// `$sht(table=>key) = $null` here.
-    pub fn delete(&mut self, table: &str, key: &str) {
+    pub(crate) fn delete(&mut self, table: &str, key: &str) {
         self.entries.remove(&(table.to_owned(), key.to_owned()));
         let body = htable::encode_delete(table.as_bytes(), key.as_bytes()).unwrap();
         self.request("htable", body, 1, "sip");
     }
 
     /// The URIs under an AoR.
-    pub fn holds(&self, aor: &str) -> Vec<String> {
+    pub(crate) fn holds(&self, aor: &str) -> Vec<String> {
         self.contacts.iter().filter(|((a, _), _)| a == aor).map(|(_, c)| c.uri.to_string()).collect()
     }
 
-    pub fn entry(&self, table: &str, key: &str) -> Option<String> {
+    pub(crate) fn entry(&self, table: &str, key: &str) -> Option<String> {
         self.entries.get(&(table.to_owned(), key.to_owned())).map(|(value, _)| match value {
             Value::Int(int) => int.to_string(),
             Value::Str(text) => text.to_string(),

@@ -77,8 +77,7 @@ struct Open<D, T> {
 
 impl<D, T> Open<D, T> {
     fn wakes(&self) -> u64 {
-        self.resends
-            .map_or(self.gives_up, |resends| resends.min(self.gives_up))
+        self.resends.map_or(self.gives_up, |resends| resends.min(self.gives_up))
     }
 }
 
@@ -108,11 +107,7 @@ pub struct ClientTransactions<D, T> {
 impl<D: Clone, T> ClientTransactions<D, T> {
     /// None open, and never more than `limit`.
     pub const fn new(limit: usize) -> Self {
-        Self {
-            open: BTreeMap::new(),
-            timers: BTreeSet::new(),
-            limit,
-        }
+        Self { open: BTreeMap::new(), timers: BTreeSet::new(), limit }
     }
 
     /// How many are open.
@@ -187,16 +182,9 @@ impl<D: Clone, T> ClientTransactions<D, T> {
     /// Ends every transaction whose data are chosen, without an outcome, and gives them back in the
     /// order of their tokens.
     pub fn close_where(&mut self, chosen: impl Fn(&T) -> bool) -> Vec<T> {
-        let tokens: Vec<u64> = self
-            .open
-            .iter()
-            .filter(|(_, open)| chosen(&open.outgoing.tag))
-            .map(|(&token, _)| token)
-            .collect();
-        tokens
-            .into_iter()
-            .filter_map(|token| self.close(token))
-            .collect()
+        let tokens: Vec<u64> =
+            self.open.iter().filter(|(_, open)| chosen(&open.outgoing.tag)).map(|(&token, _)| token).collect();
+        tokens.into_iter().filter_map(|token| self.close(token)).collect()
     }
 
     /// One thing to do at `now_ms`; to be called until it gives `None`.

@@ -71,13 +71,7 @@ impl<R> ServerTransactions<R> {
     /// None, and never more than `limit` (at least 1). The secret keeps strangers from finding
     /// requests that collide; it is drawn once per process.
     pub fn new(limit: usize, secret: [u64; 2]) -> Self {
-        Self {
-            entries: HashMap::default(),
-            buckets: VecDeque::new(),
-            first: 0,
-            limit: limit.max(1),
-            secret,
-        }
+        Self { entries: HashMap::default(), buckets: VecDeque::new(), first: 0, limit: limit.max(1), secret }
     }
 
     /// How many are remembered.
@@ -114,24 +108,13 @@ impl<R> ServerTransactions<R> {
             return Ok(Seen::New(Key(key)));
         }
         if self.entries.contains_key(&key) {
-            return Ok(Seen::Retransmission {
-                answer: self
-                    .entries
-                    .get(&key)
-                    .and_then(|entry| entry.answer.as_ref()),
-            });
+            return Ok(Seen::Retransmission { answer: self.entries.get(&key).and_then(|entry| entry.answer.as_ref()) });
         }
         while self.entries.len() >= self.limit {
             self.forget_oldest();
         }
         let until = second_after(now_ms);
-        self.entries.insert(
-            key,
-            Entry {
-                answer: None,
-                until,
-            },
-        );
+        self.entries.insert(key, Entry { answer: None, until });
         self.schedule(key, until);
         Ok(Seen::New(Key(key)))
     }

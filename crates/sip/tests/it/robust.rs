@@ -23,54 +23,28 @@ fn exercise(bytes: &[u8]) {
         for header in message.all_headers() {
             let value = header.value();
             assert!(!value.contains(&b'\n') && !value.contains(&b'\r'));
-            assert_eq!(
-                message.header_named(header.name).map(|found| found.id),
-                Some(header.id)
-            );
-            let _ = (
-                Via::parse(header.raw),
-                NameAddr::parse(header.raw),
-                normalised(header.raw),
-            );
+            assert_eq!(message.header_named(header.name).map(|found| found.id), Some(header.id));
+            let _ = (Via::parse(header.raw), NameAddr::parse(header.raw), normalised(header.raw));
         }
         if let Err(error) = message.validate() {
             assert!(error.offset <= bytes.len(), "{error}");
         }
-        let _ = (
-            message.content_length(),
-            message.max_forwards(),
-            message.expires(),
-        );
-        let _ = (
-            message.user_agent(),
-            message.server(),
-            message.content_type(),
-            message.uri().map(Uri::parse),
-        );
-        let count = message.vias().count()
-            + message.contacts().count()
-            + message.addresses(Name::Path).count();
+        let _ = (message.content_length(), message.max_forwards(), message.expires());
+        let _ = (message.user_agent(), message.server(), message.content_type(), message.uri().map(Uri::parse));
+        let count = message.vias().count() + message.contacts().count() + message.addresses(Name::Path).count();
         assert!(count <= bytes.len());
-        let _ =
-            ServerTransactions::<u16>::new(1, [0, 0]).on_request(&message, source.ip(), false, 0);
+        let _ = ServerTransactions::<u16>::new(1, [0, 0]).on_request(&message, source.ip(), false, 0);
         let _ = ClientTransactions::<(), ()>::new(1).on_response(&message, 0);
         if let Ok(answer) = MessageBuilder::response_to(&message, source, 200, "OK", Some(b"t")) {
             let answer = answer.finish(b"x");
             let answer = parse_head(&answer).expect("an answer is a message");
-            assert_eq!(
-                answer.via().expect("it has the Via").branch(),
-                message.via().expect("as above").branch()
-            );
+            assert_eq!(answer.via().expect("it has the Via").branch(), message.via().expect("as above").branch());
         }
     }
 }
 
 fn corpus() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        Just(crlf(KDMQ_UPDATE)),
-        Just(crlf(REGISTER)),
-        Just(crlf(RESPONSE))
-    ]
+    prop_oneof![Just(crlf(KDMQ_UPDATE)), Just(crlf(REGISTER)), Just(crlf(RESPONSE))]
 }
 
 proptest! {

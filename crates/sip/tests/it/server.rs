@@ -17,25 +17,15 @@ fn request(branch: &str) -> String {
 
 fn new(transactions: &mut ServerTransactions<u16>, text: &str, now_ms: u64) -> Option<Key> {
     let message = parse(text.as_bytes()).unwrap();
-    match transactions
-        .on_request(&message, SOURCE, false, now_ms)
-        .unwrap()
-    {
+    match transactions.on_request(&message, SOURCE, false, now_ms).unwrap() {
         Seen::New(key) => Some(key),
         Seen::Retransmission { .. } => None,
     }
 }
 
-fn answer_of(
-    transactions: &mut ServerTransactions<u16>,
-    text: &str,
-    now_ms: u64,
-) -> Option<Option<u16>> {
+fn answer_of(transactions: &mut ServerTransactions<u16>, text: &str, now_ms: u64) -> Option<Option<u16>> {
     let message = parse(text.as_bytes()).unwrap();
-    match transactions
-        .on_request(&message, SOURCE, false, now_ms)
-        .unwrap()
-    {
+    match transactions.on_request(&message, SOURCE, false, now_ms).unwrap() {
         Seen::New(_) => None,
         Seen::Retransmission { answer } => Some(answer.copied()),
     }
@@ -45,15 +35,9 @@ fn answer_of(
 fn a_retransmission_has_no_answer_before_the_first_and_that_one_after() {
     let mut transactions = ServerTransactions::new(10, [1, 2]);
     let key = new(&mut transactions, &request("z9hG4bK1"), 0).unwrap();
-    assert_eq!(
-        answer_of(&mut transactions, &request("z9hG4bK1"), 500),
-        Some(None)
-    );
+    assert_eq!(answer_of(&mut transactions, &request("z9hG4bK1"), 500), Some(None));
     transactions.complete(key, 404, 700);
-    assert_eq!(
-        answer_of(&mut transactions, &request("z9hG4bK1"), 1_500),
-        Some(Some(404))
-    );
+    assert_eq!(answer_of(&mut transactions, &request("z9hG4bK1"), 1_500), Some(Some(404)));
 }
 
 #[test]
@@ -61,20 +45,10 @@ fn an_answer_is_kept_for_timer_j_from_when_it_was_given() {
     let mut transactions = ServerTransactions::new(10, [1, 2]);
     let key = new(&mut transactions, &request("z9hG4bK1"), 1_234).unwrap();
     transactions.complete(key, 200, 9_876);
-    assert_eq!(
-        answer_of(&mut transactions, &request("z9hG4bK1"), 9_876 + TIMER_J),
-        Some(Some(200))
-    );
+    assert_eq!(answer_of(&mut transactions, &request("z9hG4bK1"), 9_876 + TIMER_J), Some(Some(200)));
     transactions.expire(9_876 + TIMER_J + 1_000);
     assert!(transactions.is_empty());
-    assert!(
-        new(
-            &mut transactions,
-            &request("z9hG4bK1"),
-            9_876 + TIMER_J + 1_000
-        )
-        .is_some()
-    );
+    assert!(new(&mut transactions, &request("z9hG4bK1"), 9_876 + TIMER_J + 1_000).is_some());
 }
 
 #[test]
@@ -113,19 +87,9 @@ fn what_makes_another_transaction_is_branch_sent_by_method_and_source() {
     }
     let message = parse(first.as_bytes()).unwrap();
     let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
-    assert!(matches!(
-        transactions.on_request(&message, elsewhere, false, 0),
-        Ok(Seen::New(_))
-    ));
+    assert!(matches!(transactions.on_request(&message, elsewhere, false, 0), Ok(Seen::New(_))));
     // With the branch of RFC 3261 nothing else counts.
-    assert!(
-        new(
-            &mut transactions,
-            &first.replace("Call-ID: c", "Call-ID: d"),
-            0
-        )
-        .is_none()
-    );
+    assert!(new(&mut transactions, &first.replace("Call-ID: c", "Call-ID: d"), 0).is_none());
 }
 
 #[test]
@@ -142,10 +106,7 @@ fn without_the_cookie_the_fields_of_rfc_2543_count() {
         ("<sip:b@h>", "<sip:b@h>;tag=x"),
         ("branch=1", "branch=2"),
     ] {
-        assert!(
-            new(&mut transactions, &first.replace(from, to), 0).is_some(),
-            "{to}"
-        );
+        assert!(new(&mut transactions, &first.replace(from, to), 0).is_some(), "{to}");
     }
     assert!(new(&mut transactions, &first.replace("\n\n", "\nX: y\n\n"), 0).is_none());
 }
@@ -156,9 +117,7 @@ fn over_a_reliable_transport_nothing_is_remembered() {
     let text = request("z9hG4bK1");
     let message = parse(text.as_bytes()).unwrap();
     for _ in 0..2 {
-        let Ok(Seen::New(key)) = transactions.on_request(&message, SOURCE, true, 0) else {
-            panic!("it is new")
-        };
+        let Ok(Seen::New(key)) = transactions.on_request(&message, SOURCE, true, 0) else { panic!("it is new") };
         transactions.complete(key, 200, 0);
     }
     assert!(transactions.is_empty());
@@ -168,23 +127,11 @@ fn over_a_reliable_transport_nothing_is_remembered() {
 fn a_request_that_cannot_be_told_from_others_is_refused() {
     let mut transactions: ServerTransactions<u16> = ServerTransactions::new(10, [1, 2]);
     for (text, kind) in [
-        (
-            request("z9hG4bK1").replace("Via", "X"),
-            ParseErrorKind::Missing(starling_sip::Name::Via),
-        ),
-        (
-            request("1").replace("Call-ID", "X"),
-            ParseErrorKind::Missing(starling_sip::Name::CallId),
-        ),
+        (request("z9hG4bK1").replace("Via", "X"), ParseErrorKind::Missing(starling_sip::Name::Via)),
+        (request("1").replace("Call-ID", "X"), ParseErrorKind::Missing(starling_sip::Name::CallId)),
     ] {
         let message = parse(text.as_bytes()).unwrap();
-        assert_eq!(
-            transactions
-                .on_request(&message, SOURCE, false, 0)
-                .unwrap_err()
-                .kind,
-            kind
-        );
+        assert_eq!(transactions.on_request(&message, SOURCE, false, 0).unwrap_err().kind, kind);
     }
     assert!(transactions.is_empty());
 }
@@ -193,19 +140,12 @@ fn a_request_that_cannot_be_told_from_others_is_refused() {
 fn at_the_limit_the_oldest_is_forgotten() {
     let mut transactions = ServerTransactions::new(3, [1, 2]);
     for at in 0..5u64 {
-        let key = new(
-            &mut transactions,
-            &request(&format!("z9hG4bK{at}")),
-            at * 1_000,
-        )
-        .unwrap();
+        let key = new(&mut transactions, &request(&format!("z9hG4bK{at}")), at * 1_000).unwrap();
         transactions.complete(key, 200, at * 1_000);
     }
     assert_eq!(transactions.len(), 3);
-    let known: Vec<_> = (0..5u64)
-        .rev()
-        .map(|at| answer_of(&mut transactions, &request(&format!("z9hG4bK{at}")), 5_000))
-        .collect();
+    let known: Vec<_> =
+        (0..5u64).rev().map(|at| answer_of(&mut transactions, &request(&format!("z9hG4bK{at}")), 5_000)).collect();
     // Asking for a forgotten one remembers it, at the cost of the next oldest.
     assert_eq!(known[..3], [Some(Some(200)); 3]);
     assert_eq!(known[3..], [None; 2]);
@@ -232,10 +172,7 @@ fn many_requests_a_second_are_known_for_timer_j_and_then_leave_nothing_behind() 
         }
     }
     assert_eq!(transactions.len(), 50_000);
-    assert_eq!(
-        answer_of(&mut transactions, &request("z9hG4bK1"), 12_500),
-        Some(Some(200))
-    );
+    assert_eq!(answer_of(&mut transactions, &request("z9hG4bK1"), 12_500), Some(Some(200)));
     transactions.expire(12_500 + 2_000 + TIMER_J + 1_000);
     assert!(transactions.is_empty());
 }

@@ -6,9 +6,7 @@ use starling_sip::{FrameError, MAX_MESSAGE, ParseErrorKind, StreamFramer};
 use crate::corpus::{KDMQ_UPDATE, REGISTER, RESPONSE, crlf};
 
 fn drain(framer: &mut StreamFramer) -> Vec<Vec<u8>> {
-    std::iter::from_fn(|| framer.next_message())
-        .map(|message| message.unwrap().to_vec())
-        .collect()
+    std::iter::from_fn(|| framer.next_message()).map(|message| message.unwrap().to_vec()).collect()
 }
 
 fn corpus() -> Vec<Vec<u8>> {
@@ -59,13 +57,7 @@ fn keep_alives_between_messages_are_skipped() {
 fn line_feeds_alone_end_lines_in_a_stream_too() {
     let mut framer = StreamFramer::new();
     framer.push(b"A sip:a SIP/2.0\nContent-Length: 2\n\nabB sip:b SIP/2.0\r\nl:0\n\r\n");
-    assert_eq!(
-        drain(&mut framer),
-        [
-            &b"A sip:a SIP/2.0\nContent-Length: 2\n\nab"[..],
-            b"B sip:b SIP/2.0\r\nl:0\n\r\n"
-        ]
-    );
+    assert_eq!(drain(&mut framer), [&b"A sip:a SIP/2.0\nContent-Length: 2\n\nab"[..], b"B sip:b SIP/2.0\r\nl:0\n\r\n"]);
 }
 
 #[test]
@@ -83,9 +75,7 @@ fn a_head_that_is_no_sip_ends_the_stream() {
     framer.push(&crlf(KDMQ_UPDATE));
     framer.push(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(framer.next_message().unwrap().unwrap(), crlf(KDMQ_UPDATE));
-    let Some(Err(FrameError::Head(error))) = framer.next_message() else {
-        panic!("it is no SIP")
-    };
+    let Some(Err(FrameError::Head(error))) = framer.next_message() else { panic!("it is no SIP") };
     assert_eq!(error.kind, ParseErrorKind::StartLine);
 }
 
@@ -99,11 +89,7 @@ fn a_message_up_to_the_limit_passes_and_a_longer_one_ends_the_stream() {
     for length in ["65535", "4294967295", "18446744073709551615"] {
         framer = StreamFramer::new();
         framer.push(head.replace("65000", length).as_bytes());
-        assert_eq!(
-            framer.next_message(),
-            Some(Err(FrameError::TooLong)),
-            "{length}"
-        );
+        assert_eq!(framer.next_message(), Some(Err(FrameError::TooLong)), "{length}");
     }
 }
 
