@@ -301,10 +301,12 @@ impl Replica {
 
     /// Slots of live cells in tables that forget by stability, without rank, that pass a test: those which R6 re-issues.
     fn unranked_live(&self, now: Wall, passes: impl Fn(&Self, Dot) -> bool) -> BTreeSet<u32> {
-        let cells = self.scan(None, usize::MAX).filter(|(slot, cell)| {
-            let stable = self.slots.entry(slot.0).is_some_and(|entry| self.is_stable(entry.table));
-            stable && cell.order.rank == 0 && cell.is_live(now) && passes(self, cell.order.dot)
+        let slots = 0..self.slots.len() as u32;
+        let stable = slots.filter(|slot| self.slots.entry(*slot).is_some_and(|entry| self.is_stable(entry.table)));
+        let unranked = stable.filter(|slot| {
+            let cell = self.slots.cell(*slot).filter(|cell| cell.order.rank == 0 && cell.is_live(now));
+            cell.is_some_and(|cell| passes(self, cell.order.dot))
         });
-        cells.map(|(slot, _)| slot.0).collect()
+        unranked.collect()
     }
 }
