@@ -49,7 +49,7 @@ pub(crate) struct Entry {
     pub(crate) agreed: Option<Stamp>,
     /// The ruid that this server has for the contact, where it differs from the held body's.
     pub(crate) ruid: Option<Box<[u8]>>,
-    /// Hash of the value that a hash-table entry has there.
+    /// Hash of the value that a hash-table entry has there; 0 for contacts.
     pub(crate) value: u64,
     /// Number of the pull during or after which the server last showed it.
     pub(crate) shown_in: u32,
@@ -63,6 +63,7 @@ pub(crate) struct Entry {
 pub(crate) struct Book {
     entries: BTreeMap<Slot, Entry>,
     unproven: usize,
+    contacts: usize,
     /// Entries that are not on disk as they are now.
     unsaved: BTreeSet<Slot>,
 }
@@ -106,6 +107,7 @@ impl Book {
 
     fn insert(&mut self, slot: Slot, entry: Entry) {
         self.unproven += usize::from(entry.proof == Proof::Answered);
+        self.contacts += usize::from(entry.value == 0);
         self.entries.insert(slot, entry);
     }
 
@@ -119,6 +121,7 @@ impl Book {
     pub(crate) fn clear(&mut self) {
         self.unsaved.extend(std::mem::take(&mut self.entries).into_keys());
         self.unproven = 0;
+        self.contacts = 0;
     }
 
     /// Fixes the ruid of an entry that relied on the held body's, before that body goes.
@@ -164,6 +167,7 @@ impl Book {
         let entry = self.entries.remove(&slot)?;
         self.unsaved.insert(slot);
         self.unproven -= usize::from(entry.proof == Proof::Answered);
+        self.contacts -= usize::from(entry.value == 0);
         Some(entry)
     }
 
@@ -175,6 +179,11 @@ impl Book {
     /// How many cells it is known to hold.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How many of them are contacts.
+    pub(crate) fn contacts(&self) -> usize {
+        self.contacts
     }
 
     /// How many of them only by an answer to us.
@@ -216,10 +225,10 @@ fn seconds(now: Mono) -> u32 {
     u32::try_from(now.ms() / 1_000).unwrap_or(u32::MAX)
 }
 
-/// The hash by which values of hash-table entries are compared.
+/// The hash by which values of hash-table entries are compared; never 0.
 pub(crate) fn fingerprint(body: &[u8]) -> u64 {
     use std::hash::Hasher;
     let mut hasher = std::hash::DefaultHasher::new();
     hasher.write(body);
-    hasher.finish()
+    hasher.finish().max(1)
 }

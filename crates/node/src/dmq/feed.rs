@@ -33,6 +33,8 @@ pub(crate) struct Feed {
     unanswered: u32,
     /// When the last request was answered.
     answered_at: Option<Mono>,
+    /// Cells that are not told because of the feed limit.
+    limited: BTreeSet<Slot>,
     /// Answers to requests of an earlier epoch mean nothing any more.
     epoch: u32,
 }
@@ -120,7 +122,7 @@ impl Feed {
 
     /// Cells that the server is not known to hold in their present version.
     pub(crate) fn lag(&self) -> usize {
-        self.queued.len() + self.open.len()
+        self.queued.len() + self.open.len() + self.limited.len()
     }
 
     /// Whether nothing is waiting or open.
@@ -151,6 +153,7 @@ impl Feed {
     /// The cell's slot is gone.
     pub(crate) fn forget(&mut self, slot: Slot) {
         self.queued.remove(&slot);
+        self.limited.remove(&slot);
         self.open.remove(&slot);
     }
 
@@ -182,6 +185,17 @@ pub(crate) fn next(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Option<Re
     if !peer.may_be_fed() || peer.feed.requests >= limits.window {
         return None;
     }
+    let room = if peer.feed.limited.is_empty() {
+        0
+    } else {
+        limits.feed_limit.saturating_sub(peer.book.len() + under_way(peer))
+    };
+    if !peer.feed.limited.is_empty() && peer.feed.queued.is_empty() {
+        for slot in peer.feed.limited.iter().copied().take(room).collect::<Vec<_>>() {
+            peer.feed.limited.remove(&slot);
+            peer.feed.enqueue(slot);
+        }
+    }
     let long = peer.feed.queued() > limits.window;
     let most = if long { limits.multi.max(1) } else { 1 };
     let mut contacts: Vec<(Box<Message>, Item)> = Vec::new();
@@ -200,7 +214,7 @@ pub(crate) fn next(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Option<Re
                 contacts.push((message, item));
             }
             Some(Rendered::Entry(body, item)) if contacts.is_empty() => {
-                return Some(request(peer, "htable", body, vec![item]));
+                return Some(request(peer, "htable", body, vec![item], cx.now.mono));
             }
             Some(Rendered::Entry(..)) => {
                 peer.feed.put_back(slot);
@@ -214,7 +228,7 @@ pub(crate) fn next(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Option<Re
         several => together(several.iter().map(|(message, _)| message), peer.generation)?,
     };
     let items = contacts.into_iter().map(|(_, item)| item).collect();
-    Some(request(peer, "usrloc", body, items))
+    Some(request(peer, "usrloc", body, items, cx.now.mono))
 }
 
 /// A contact's message, and what it was made from, in case several go together.
@@ -237,11 +251,11 @@ fn together<'m>(messages: impl Iterator<Item = &'m Box<Message>>, generation: kd
     multi.finish().ok()
 }
 
-fn request(peer: &mut Peer, channel: &'static str, body: Vec<u8>, items: Vec<Item>) -> Request {
+fn request(peer: &mut Peer, channel: &'static str, body: Vec<u8>, items: Vec<Item>, now: Mono) -> Request {
     peer.feed.start(&items);
     for item in &items {
         // What is told while a dump is open is newer than the dump.
-        peer.touched(item.slot);
+        peer.touched(item.slot, now);
     }
     Request { channel, body, fed: Fed { epoch: peer.feed.epoch, items, counter: None } }
 }
@@ -301,6 +315,7 @@ fn contact(
     let limit = cx.config.dmq.feed_limit;
     if limit > 0 && entry.is_none() && peer.book.len() + under_way(peer) + beside >= limit {
         cx.stats.dmq_feed_limited += 1;
+        peer.feed.limited.insert(slot);
         return None;
     }
     let (aor, mut contact) = usrloc_in::contact_of(&cell)?;
@@ -440,7 +455,8 @@ fn refused(peer: &mut Peer, item: &Item, code: u16, cx: &mut Cx<'_>) {
         peer.lacks_tables.insert(table);
         return;
     }
-    let note = Note { held: Some(item.version), proof: Proof::Answered, ruid: Ruid::Kept, value: 0, pull: None };
+    let value = peer.book.get(item.slot).map_or(0, |e| e.value);
+    let note = Note { held: Some(item.version), proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
     peer.book.note(item.slot, note, cx.now.mono);
 }
 
@@ -449,11 +465,9 @@ fn close(peer: &mut Peer, item: &Item, cx: &Cx<'_>) {
     let current = cx.replica.cell(item.slot).map(|c| Version::from(c.order));
     if again && current == Some(item.version) && peer.book.holds(item.slot, item.version) {
         // The server spoke about the cell meanwhile: tell it once more, so that ours comes last.
-        peer.book.note(
-            item.slot,
-            Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value: 0, pull: None },
-            cx.now.mono,
-        );
+        let value = peer.book.get(item.slot).map_or(0, |e| e.value);
+        let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
+        peer.book.note(item.slot, note, cx.now.mono);
     }
     if again || current != Some(item.version) {
         peer.feed.enqueue(item.slot);

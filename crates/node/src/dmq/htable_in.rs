@@ -170,7 +170,7 @@ fn delete(peer: &mut Peer, (name, key): (&BStr, &BStr), how: How, cx: &mut Cx<'_
         return counters::delete_by_server(peer, (&table, key), cx);
     }
     if let Some(held) = held(cx, &table, key) {
-        peer.touched(held.slot);
+        peer.touched(held.slot, cx.now.mono);
         peer.book.remove(held.slot);
         if peer.feed.is_open(held.slot) {
             peer.feed.look_again(held.slot);
@@ -199,7 +199,7 @@ fn write(
             agree(peer, slot, order, body, how, cx);
         }
         (Ok(Outcome::Written(slot, _)), None) => {
-            peer.touched(slot);
+            peer.touched(slot, cx.now.mono);
         }
         (Ok(Outcome::Lost(slot)), Some(body)) => correct(peer, slot, body, cx),
         (Ok(Outcome::Lost(slot)), None) => peer.feed.enqueue(slot),
@@ -218,7 +218,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &
     let crossed = how != How::Dump && peer.book.is_fresh(slot, false, cx.now.mono);
     peer.book.note(slot, note, cx.now.mono);
     if how != How::Dump {
-        peer.touched(slot);
+        peer.touched(slot, cx.now.mono);
     }
     if crossed {
         peer.contested(slot, cx.now.mono);
@@ -253,7 +253,7 @@ fn remove_matching(peer: &mut Peer, name: &BStr, (by, on, pattern): (Match, On, 
     };
     for (slot, order) in found {
         peer.book.remove(slot);
-        peer.touched(slot);
+        peer.touched(slot, cx.now.mono);
         cx.replica.remove_observed(cx.now.wall, slot, order, peer.tag);
     }
 }
@@ -292,10 +292,12 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx:
     if cell.expire != 0 && cell.expire <= now_s {
         return;
     }
-    if held.as_ref().is_some_and(|h| peer.live_since_pull.contains(&h.slot)) && set_at.is_none() {
+    let body = cell.value.encode();
+    let lately = held.as_ref().is_some_and(|h| peer.live_lately.contains_key(&h.slot));
+    let same_value = held.as_ref().is_some_and(|h| h.body.as_deref() == Some(&body));
+    if lately && !(set_at.is_some() && same_value) {
         return;
     }
-    let body = cell.value.encode();
     let deadline = (cell.expire != 0).then_some(cell.expire);
     let Some(held) = held else {
         return write(peer, (&table, key), Some(&body), deadline, age(peer, cell, None, facts, cx), How::Dump, cx);

@@ -238,7 +238,7 @@ impl Dmq {
                         peer.acknowledged(change.slot, cx.replica);
                         peer.feed.forget(change.slot);
                         peer.contests.remove(&change.slot);
-                        peer.live_since_pull.remove(&change.slot);
+                        peer.live_lately.remove(&change.slot);
                     }
                     Cause::Expired => {}
                     _ if counter.is_some() => {
@@ -395,13 +395,14 @@ impl Peer {
         // Something that it holds is not proven, and everything else is quiet. In a mesh servers tell each other most
         // of it, and a dump would cost more than all changes together.
         let unproven = mode == DmqMode::Bridge && self.book.unproven() > 0 && self.feed.is_idle();
-        unproven.then(|| self.pull.may_verify_at(self.feed.answered_at())).flatten()
+        let messages = (self.book.contacts() / self.batch) as u64;
+        unproven.then(|| self.pull.may_verify_at(self.feed.answered_at(), messages)).flatten()
     }
 }
 
 /// Asks a server for everything.
 fn start_pull(peer: &mut Peer, front: &mut Front, cx: &mut Cx<'_>) {
-    peer.live_since_pull.clear();
+    peer.drop_old_touches(cx.now.mono);
     let everything = peer.gap || peer.book.unproven() > 0;
     let careful = peer.book.len() > 0;
     let channel = peer.pull.start(everything, careful, cx.now.mono);

@@ -40,6 +40,12 @@ impl Address {
 /// How long two servers' messages about one cell take to be merged at every node, milliseconds.
 const CONTEST_MS: u64 = 500;
 
+/// How long before a question something live may be newer than the answer, milliseconds.
+const LIVELY_MS: u64 = 3_000;
+
+/// So many cells are remembered for that before old ones are looked for.
+const LIVELY_MAX: usize = 10_000;
+
 /// The `via` tag of a server by its address.
 pub(crate) fn tag(uri: &str) -> u32 {
     ((super::book::fingerprint(uri.as_bytes()) >> 32) as u32).max(1)
@@ -105,8 +111,9 @@ pub(crate) struct Peer {
     pub(crate) book: Book,
     pub(crate) pull: Pull,
     pub(crate) feed: Feed,
-    /// Cells about which something came live while the pull was open: newer than the dump.
-    pub(crate) live_since_pull: BTreeSet<Slot>,
+    /// Cells about which something was said live, by it or to it, since shortly before the pull: a server replicates a
+    /// write before it applies it, so a dump may be older than what came just before it was asked for.
+    pub(crate) live_lately: BTreeMap<Slot, Mono>,
     /// Removals in tables that forget by stability, which this server has not acknowledged: none of
     /// them may be forgotten before (R7).
     pub(crate) unacknowledged: BTreeMap<Slot, Dot>,
@@ -118,6 +125,8 @@ pub(crate) struct Peer {
     pub(crate) lacks_tables: BTreeSet<String>,
     /// `$shtex` that overtook its set: seconds and arrival by table and key.
     pub(crate) early_expires: BTreeMap<(String, Vec<u8>), (i64, Mono)>,
+    /// The most contacts that it was seen to put into one message.
+    pub(crate) batch: usize,
     /// What it has of the counters.
     pub(crate) counters: Counters,
     /// When it was last asked for its tables because one was unknown.
@@ -162,12 +171,13 @@ impl Peer {
             book: Book::default(),
             pull: Pull::default(),
             feed: Feed::default(),
-            live_since_pull: BTreeSet::new(),
+            live_lately: BTreeMap::new(),
             unacknowledged: BTreeMap::new(),
             saved_life: None,
             contests: BTreeMap::new(),
             lacks_tables: BTreeSet::new(),
             early_expires: BTreeMap::new(),
+            batch: 1,
             counters: Counters::default(),
             learned_at: None,
             figures: Figures::default(),
@@ -187,7 +197,7 @@ impl Peer {
         self.book.clear();
         self.pull = Pull::default();
         self.feed.clear();
-        self.live_since_pull.clear();
+        self.live_lately.clear();
         self.lacks_tables.clear();
         self.contests.clear();
         self.early_expires.clear();
@@ -244,10 +254,16 @@ impl Peer {
         }
     }
 
-    /// Something newer than an open dump is known of this cell.
-    pub(crate) fn touched(&mut self, slot: Slot) {
-        if self.pull.is_open() {
-            self.live_since_pull.insert(slot);
+    /// Something newer than what a dump may show is known of this cell.
+    pub(crate) fn touched(&mut self, slot: Slot, now: Mono) {
+        self.live_lately.insert(slot, now);
+        if self.live_lately.len() > LIVELY_MAX && !self.pull.is_open() {
+            self.drop_old_touches(now);
         }
+    }
+
+    /// Forgets what was said too long ago to race with a dump that is asked for now.
+    pub(crate) fn drop_old_touches(&mut self, now: Mono) {
+        self.live_lately.retain(|_, at| now.ms_since(*at) <= LIVELY_MS);
     }
 }

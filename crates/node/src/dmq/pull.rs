@@ -222,17 +222,17 @@ impl Pull {
     }
 
     /// When a pull that only proves what the server holds is cheap enough: a moment after the last answer to a feed, and
-    /// such that it costs the server neither many transactions nor much of its time.
-    pub(crate) fn may_verify_at(&self, fed: Option<Mono>) -> Option<Mono> {
+    /// such that it costs the server neither many transactions nor much of its time. `messages` is what its dump takes at least.
+    pub(crate) fn may_verify_at(&self, fed: Option<Mono>, messages: u64) -> Option<Mono> {
         const MESSAGES_MAX: u64 = 2_000;
         const PER_MESSAGE_MS: u64 = 20;
         const SHARE: u64 = 50;
         const BETWEEN_MS: u64 = 3_000;
         const AFTER_FEED_MS: u64 = 1_000;
         let work = self.took_ms.saturating_sub(2 * QUIET_MS) * SHARE;
-        let ended = self.ended.filter(|_| self.finished && self.messages <= MESSAGES_MAX)?;
+        let ended = self.ended.filter(|_| self.finished && messages <= MESSAGES_MAX)?;
         let between = BETWEEN_MS << self.fruitless.min(8);
-        let rested = ended.plus_ms(between.max(work).max(self.messages * PER_MESSAGE_MS));
+        let rested = ended.plus_ms(between.max(work).max(messages * PER_MESSAGE_MS));
         Some(fed.map_or(rested, |fed| rested.max(fed.plus_ms(AFTER_FEED_MS))))
     }
 }
@@ -275,7 +275,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> bool 
     for slot in absent.unseen {
         peer.book.waive_proof(slot);
     }
-    peer.live_since_pull.clear();
+    peer.drop_old_touches(cx.now.mono);
     peer.ask_first = false;
     if peer.pull.is_complete() {
         peer.gap = false;
@@ -307,7 +307,7 @@ fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
             location::TABLE => peer.pull.contacts,
             _ => peer.pull.entries,
         };
-        let shown = entry.shown_in >= peer.pull.number || peer.live_since_pull.contains(&slot);
+        let shown = entry.shown_in >= peer.pull.number || peer.live_lately.contains_key(&slot);
         if shown || complete != Outcome::Complete || !peer.pull.heard_since {
             continue;
         }

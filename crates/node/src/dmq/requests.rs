@@ -125,6 +125,7 @@ impl Dmq {
             self.crossed(id, &about, cx);
             return Reply { code: 200, body: None, promises: false };
         }
+        peer.batch = peer.batch.max(batch.actions.len());
         // Only dumps have several actions in one message.
         let snapshot = batch.actions.len() > 1 && peer.life.is_dump(mark, true);
         let updates = batch.actions.iter().any(|a| matches!(a, usrloc::Action::Update(_)));
@@ -244,8 +245,8 @@ fn asked_for_all(peer: &mut Peer, channel: DataChannel, cx: &Cx<'_>) {
         .map(|(slot, _)| slot)
         .collect();
     for slot in slots {
-        if peer.book.get(slot).is_some() {
-            let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value: 0, pull: None };
+        if let Some(value) = peer.book.get(slot).map(|e| e.value) {
+            let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
             peer.book.note(slot, note, cx.now.mono);
         }
         peer.feed.enqueue(slot);
@@ -317,6 +318,8 @@ pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
     if peer.feed.is_pending(change.slot) {
         return false;
     }
+    // It may not have applied it when a dump is asked for in this moment.
+    peer.touched(change.slot, cx.now.mono);
     if cell.is_live(cx.now.wall) {
         let value = cell.body.map_or(0, fingerprint);
         let held = Some(cell.order.into());

@@ -40,7 +40,7 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
     let held = held(cx, &row.aor, &member);
     if let Some(held) = &held {
-        if how == How::Dump && peer.live_since_pull.contains(&held.slot) {
+        if how == How::Dump && peer.live_lately.contains_key(&held.slot) {
             return;
         }
         match judge(peer, held, contact, how) {
@@ -55,7 +55,7 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         Some(Outcome::Written(slot, _)) => {
             let Some(order) = cx.replica.cell(slot).map(|c| c.order) else { return };
             if how != How::Dump {
-                peer.touched(slot);
+                peer.touched(slot, cx.now.mono);
             }
             agree(peer, slot, order, &contact.ruid, how, cx);
         }
@@ -152,7 +152,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, ruid: &BStr, how: How, cx: &
     let crossed = how != How::Dump && peer.book.is_fresh(slot, false, cx.now.mono);
     peer.book.note(slot, note, cx.now.mono);
     if how != How::Dump {
-        peer.touched(slot);
+        peer.touched(slot, cx.now.mono);
     }
     if crossed {
         peer.contested(slot, cx.now.mono);
@@ -214,7 +214,7 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     };
     let held = held(cx, &row.aor, &member);
     if let Some(held) = &held {
-        peer.touched(held.slot);
+        peer.touched(held.slot, cx.now.mono);
         if peer.feed.is_open(held.slot) {
             peer.feed.look_again(held.slot);
         }
@@ -248,7 +248,7 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     };
     match cx.replica.write(cx.now.wall, write) {
         Ok(Outcome::Written(slot, _)) => {
-            peer.touched(slot);
+            peer.touched(slot, cx.now.mono);
             drop_aliases(&row.aor, &member, cx);
         }
         Ok(Outcome::Lost(slot)) => peer.feed.enqueue(slot),
