@@ -43,7 +43,7 @@ const CONTEST_MS: u64 = 500;
 /// How long before a question something live may be newer than the answer, milliseconds.
 const LIVELY_MS: u64 = 3_000;
 
-/// So many cells are remembered for that before old ones are looked for.
+/// So many cells are remembered for that before old ones are looked for, at least.
 const LIVELY_MAX: usize = 10_000;
 
 /// The `via` tag of a server by its address.
@@ -114,6 +114,8 @@ pub(crate) struct Peer {
     /// Cells about which something was said live, by it or to it, since shortly before the pull: a server replicates a
     /// write before it applies it, so a dump may be older than what came just before it was asked for.
     pub(crate) live_lately: BTreeMap<Slot, Mono>,
+    /// At how many of them old ones are looked for.
+    live_limit: usize,
     /// Removals in tables that forget by stability, which this server has not acknowledged: none of
     /// them may be forgotten before (R7).
     pub(crate) unacknowledged: BTreeMap<Slot, Dot>,
@@ -172,6 +174,7 @@ impl Peer {
             pull: Pull::default(),
             feed: Feed::default(),
             live_lately: BTreeMap::new(),
+            live_limit: LIVELY_MAX,
             unacknowledged: BTreeMap::new(),
             saved_life: None,
             contests: BTreeMap::new(),
@@ -257,7 +260,7 @@ impl Peer {
     /// Something newer than what a dump may show is known of this cell.
     pub(crate) fn touched(&mut self, slot: Slot, now: Mono) {
         self.live_lately.insert(slot, now);
-        if self.live_lately.len() > LIVELY_MAX && !self.pull.is_open() {
+        if self.live_lately.len() > self.live_limit && !self.pull.is_open() {
             self.drop_old_touches(now);
         }
     }
@@ -265,5 +268,6 @@ impl Peer {
     /// Forgets what was said too long ago to race with a dump that is asked for now.
     pub(crate) fn drop_old_touches(&mut self, now: Mono) {
         self.live_lately.retain(|_, at| now.ms_since(*at) <= LIVELY_MS);
+        self.live_limit = LIVELY_MAX.max(2 * self.live_lately.len());
     }
 }
