@@ -123,7 +123,8 @@ impl Dmq {
             self.hold(id, DataChannel::Usrloc, body, cx);
             let about: Vec<Slot> = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
             self.crossed(id, &about, cx);
-            return Reply { code: 200, body: None, promises: false };
+            // It may be applied before this input is over: the first message of a server makes it ours.
+            return Reply { code: 200, body: None, promises: true };
         }
         peer.batch = peer.batch.max(batch.actions.len());
         // Only dumps have several actions in one message.
@@ -161,7 +162,7 @@ impl Dmq {
         if !peer.owned {
             self.hold(id, DataChannel::Htable, body, cx);
             self.crossed(id, htable_in::slot_of(&action, cx).as_slice(), cx);
-            return Reply { code: 200, body: None, promises: false };
+            return Reply { code: 200, body: None, promises: true };
         }
         match &action {
             htable::Action::Cells(cells) => {
