@@ -82,17 +82,19 @@ impl Book {
     /// Notes what the server holds; a ruid that was known and is not named anew is kept.
     pub(crate) fn note(&mut self, slot: Slot, note: Note, now: Mono) {
         let old = self.remove(slot);
+        // What another server told it may not have arrived: what it was known to have stays the base for what it changes.
+        let told = note.proof == Proof::Told;
         let keep = |old: &Option<Entry>| old.as_ref().and_then(|e| e.ruid.clone());
         let entry = Entry {
             held: note.held,
             proof: note.proof,
-            agreed: note.held.map(|v| v.stamp).or(old.as_ref().and_then(|e| e.agreed)),
+            agreed: note.held.filter(|_| !told).map(|v| v.stamp).or(old.as_ref().and_then(|e| e.agreed)),
             ruid: match note.ruid {
                 Ruid::Kept => keep(&old),
                 Ruid::AsHeld => None,
                 Ruid::Own(ruid) => Some(ruid.into()),
             },
-            value: note.value,
+            value: old.as_ref().filter(|_| told).map_or(note.value, |e| e.value),
             learned_s: seconds(now),
             shown_in: note.pull.unwrap_or_else(|| old.as_ref().map_or(0, |e| e.shown_in)),
         };

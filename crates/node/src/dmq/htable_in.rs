@@ -313,18 +313,16 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx:
     }
     let known = peer.book.get(held.slot).filter(|e| e.value == fingerprint(&body));
     if let Some(known) = known {
-        let stale = known.held != Some(held.order.into());
+        // What it was known to have, and the mesh has gone on: it lags, whatever it was presumed to have been told.
         let note = Note {
-            held: known.held,
+            held: known.held.filter(|version| *version != held.order.into()),
             proof: Proof::Seen,
             ruid: Ruid::AsHeld,
             value: fingerprint(&body),
             pull: Some(peer.pull.number),
         };
         peer.book.note(held.slot, note, cx.now.mono);
-        if stale {
-            peer.feed.enqueue(held.slot);
-        }
+        peer.feed.enqueue(held.slot);
         return;
     }
     let stamp = age(peer, cell, Some(&held), facts, cx);
