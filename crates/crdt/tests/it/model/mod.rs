@@ -22,6 +22,8 @@ struct Profile {
     join: bool,
     away: bool,
     skew: bool,
+    /// All know each other from the start and forget nobody, so that nobody ever needs a full session.
+    acquainted: bool,
 }
 
 const PLAIN: Profile = Profile {
@@ -33,6 +35,7 @@ const PLAIN: Profile = Profile {
     join: false,
     away: false,
     skew: false,
+    acquainted: false,
 };
 
 const PROFILES: &[Profile] = &[
@@ -42,6 +45,15 @@ const PROFILES: &[Profile] = &[
     Profile { name: "join", join: true, ..PLAIN },
     Profile { name: "away", away: true, ..PLAIN },
     Profile { name: "skew", skew: true, ..PLAIN },
+    Profile { name: "acquainted", acquainted: true, ..PLAIN },
+    Profile {
+        name: "acquainted, crash",
+        acquainted: true,
+        crash: true,
+        durable_percent: 100,
+        tables: &["st"],
+        ..PLAIN
+    },
     Profile { name: "all", ..ALL },
     Profile { name: "all, expiring", tables: &["exp", "dlg", "ctrx"], ..ALL },
     Profile { name: "all, stable", tables: &["st"], ..ALL },
@@ -55,6 +67,10 @@ fn run(profile: Profile, seed: u64) -> Result<(), String> {
     let mut rng = Rng(seed ^ 0x5eed);
     let nodes = 2 + rng.index(3);
     let mut world = World::new(seed, nodes, profile.durable_percent);
+    if profile.acquainted {
+        world.keep_rosters = true;
+        acquaint(&mut world);
+    }
     let steps = 60 + rng.index(240);
     for step in 0..steps {
         let touched = random_step(&mut world, profile, &mut rng);
@@ -62,7 +78,26 @@ fn run(profile: Profile, seed: u64) -> Result<(), String> {
             check(&world, node).map_err(|error| format!("step {step}: {error}"))?;
         }
     }
-    heal(&mut world)
+    heal(&mut world)?;
+    if profile.acquainted && world.full > 0 {
+        return Err(format!("{} full sessions, though nobody missed what was forgotten", world.full));
+    }
+    Ok(())
+}
+
+fn acquaint(world: &mut World) {
+    for a in world.up() {
+        for b in world.up() {
+            world.connect(a, b);
+        }
+    }
+    for link in world.link_keys() {
+        while world.deliver(link) {}
+    }
+    for node in world.up() {
+        world.write_out(node);
+        world.fsync(node);
+    }
 }
 
 fn check(world: &World, node: usize) -> Result<(), String> {
@@ -370,8 +405,10 @@ profiles! {
     nodes_converge_while_others_join: 3,
     nodes_converge_while_others_are_away_for_long: 4,
     nodes_converge_while_clocks_are_wrong: 5,
-    nodes_converge_while_everything_happens: 6,
-    expiring_tables_converge_while_everything_happens: 7,
-    stable_tables_converge_while_everything_happens: 8,
-    counters_converge_while_everything_happens: 9,
+    nobody_is_asked_for_what_all_have_forgotten: 6,
+    nobody_is_asked_for_what_all_have_forgotten_while_processes_crash: 7,
+    nodes_converge_while_everything_happens: 8,
+    expiring_tables_converge_while_everything_happens: 9,
+    stable_tables_converge_while_everything_happens: 10,
+    counters_converge_while_everything_happens: 11,
 }

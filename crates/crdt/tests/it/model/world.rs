@@ -105,6 +105,10 @@ pub(crate) struct World {
     pub(crate) writes: u64,
     pub(crate) aborted: u64,
     pub(crate) retired: u64,
+    /// Full sessions with a receiver that misses something of what was forgotten (R6).
+    pub(crate) full: u64,
+    /// Nobody leaves a roster.
+    pub(crate) keep_rosters: bool,
 }
 
 impl World {
@@ -119,6 +123,8 @@ impl World {
             writes: 0,
             aborted: 0,
             retired: 0,
+            full: 0,
+            keep_rosters: false,
         };
         for _ in 0..nodes {
             world.add_node(durable_percent);
@@ -363,6 +369,9 @@ impl World {
         let (sender, receiver, now) = (session.sender, session.receiver, self.now(session.receiver));
         let Some(Open { outgoing, start, incoming, flight }) = &mut session.open else {
             let (outgoing, start) = self.replica(sender).open_outgoing(&session.request);
+            // A request that waited for long may have been overtaken; what counts is what the receiver misses by now.
+            let misses = !self.replica(receiver).clock().includes(&start.forgotten);
+            self.full += u64::from(start.full && misses);
             let (start, flight) = (Some(start), VecDeque::new());
             session.open = Some(Open { outgoing, start, incoming: None, flight });
             return Ok(true);
@@ -406,7 +415,7 @@ impl World {
         }
         let away: Vec<NodeId> =
             seen.iter().filter(|(_, at)| **at + FORGET_AFTER * 1_000 < time).map(|e| *e.0).collect();
-        for id in away {
+        for id in away.into_iter().filter(|_| !self.keep_rosters) {
             replica.roster_remove(id);
             seen.remove(&id);
         }
