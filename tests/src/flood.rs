@@ -1,6 +1,7 @@
 //! Many requests to one server, a window of them open at a time: loads and asks for 100,000 contacts.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -88,7 +89,16 @@ pub fn contact(i: usize) -> String {
 /// # Errors
 /// When one is refused or unanswered.
 pub fn register(server: SocketAddr, count: usize, expires: u32, timeout: Duration) -> anyhow::Result<()> {
-    let status = flood(server, count, timeout, |i, local, call_id| {
+    register_some(server, 0..count, expires, timeout)
+}
+
+/// Registers the users of these numbers, one contact each, by real REGISTERs.
+///
+/// # Errors
+/// When one is refused or unanswered.
+pub fn register_some(server: SocketAddr, users: Range<usize>, expires: u32, timeout: Duration) -> anyhow::Result<()> {
+    let status = flood(server, users.len(), timeout, |i, local, call_id| {
+        let i = users.start + i;
         let (user, contact, ip) = (user(i), contact(i), server.ip());
         format!(
             "REGISTER sip:{ip} SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bK{call_id}\r\nMax-Forwards: 70\r\n\
@@ -98,11 +108,10 @@ pub fn register(server: SocketAddr, count: usize, expires: u32, timeout: Duratio
         )
         .into_bytes()
     })?;
-    match status.iter().position(|s| *s != 200) {
+    let refused: Vec<_> = status.iter().enumerate().filter(|(_, s)| **s != 200).collect();
+    match refused.first() {
         None => Ok(()),
-        Some(i) => {
-            bail!("REGISTER {i} was answered {}; {} refused", status[i], status.iter().filter(|s| **s != 200).count())
-        }
+        Some((i, code)) => bail!("REGISTER {} was answered {code}; {} refused", users.start + i, refused.len()),
     }
 }
 

@@ -11,7 +11,7 @@ use starling_tests::kamailio::{Kamailio, KamailioConfig};
 use starling_tests::net::Net;
 use starling_tests::peer::FakePeer;
 use starling_tests::phone::{Contact, Phone};
-use starling_tests::starling::{Starling, StarlingConfig, meet};
+use starling_tests::starling::{Authority, Starling, StarlingConfig, meet};
 use starling_tests::topology::{Bridge, Plan};
 use starling_tests::wait::{PATIENCE, eventually, limited, same, secs, stays};
 
@@ -114,6 +114,37 @@ fn check_after_cut_off(bridge: &Bridge) {
     }
     // The write time of a cell of this table can be told from its expiry: the later one wins.
     bridge.ensure_entry("exp", "changed-both", Some(&"there".into())).unwrap();
+}
+
+#[test]
+#[ignore = "needs Kamailio 5.6: run cargo xtask test"]
+fn a_dump_that_a_server_had_no_memory_for_removes_nothing() {
+    limited(secs(240), || {
+        const USERS: usize = 12_000;
+        Net::run(|net| {
+            let site = net.site();
+            let hosts = [(); 2].map(|()| site.host());
+            let certificates = Some(Authority::new().issue("n", &hosts[1]));
+            let config = StarlingConfig { certificates, ..StarlingConfig::new(&[&hosts[0]], &[]) };
+            let node = Starling::start("n", &hosts[1], &config);
+            // Debian's default. Every message costs 10 kB until 5 s after its answer: 12,000 do not fit at once.
+            let config = KamailioConfig { shm_mb: 64, pkg_mb: 8, ..KamailioConfig::knowing(&hosts[1]) };
+            let server = Kamailio::start("k", &hosts[0], config);
+            eventually(PATIENCE, "attached", || node.ensure_served(&hosts[0]));
+            for part in 0..6 {
+                flood::register_some(server.sip(), part * 2_000..(part + 1) * 2_000, 7_200, secs(60)).unwrap();
+                std::thread::sleep(secs(6));
+            }
+            let taken =
+                |node: &Starling| same("contacts", node.get("/v1/status")?["contacts"].as_u64(), Some(USERS as u64));
+            eventually(PATIENCE, "the node has them", || taken(&node));
+            site.cut(&hosts[0], &hosts[1]);
+            eventually(PATIENCE, "silent", || same("state", node.peer(&hosts[0])?["state"].as_str(), Some("silent")));
+            site.heal(&hosts[0], &hosts[1]);
+            stays(secs(45), "no dump, however short, takes away what the server still has", || taken(&node));
+            assert_eq!(server.contact_count().unwrap(), USERS);
+        });
+    });
 }
 
 #[test]
