@@ -12,7 +12,7 @@ use starling_tests::kamailio::{Kamailio, KamailioConfig};
 use starling_tests::peer::{FakePeer, Manners};
 use starling_tests::starling::{Starling, StarlingConfig, equal_digests, meet};
 use starling_tests::topology::{Bridge, Plan};
-use starling_tests::wait::{PATIENCE, eventually, limited, same, secs};
+use starling_tests::wait::{PATIENCE, eventually, limited, same, secs, stays};
 
 /// A filled server, two fresh nodes, an empty server: what arrives at each.
 fn fill(contacts: usize, first: KamailioConfig, second: KamailioConfig) {
@@ -40,6 +40,12 @@ fn fill(contacts: usize, first: KamailioConfig, second: KamailioConfig) {
     let missing = flood::missing(k2.sip(), contacts, secs(120)).unwrap();
     assert!(missing.is_empty(), "{} are missing in k2, first {:?}", missing.len(), missing.first());
     check_samples(contacts, &[("k1", &k1), ("k2", &k2)], &[&n1, &n2]);
+    // Whatever a node does to be sure that the server holds them, it must leave it the memory to live.
+    stays(secs(10), "the full server is left alone", || {
+        same("contacts", k2.contact_count()?, contacts)?;
+        ensure!(!k2.log().contains("could not allocate"), "it has run out of memory");
+        Ok(())
+    });
     k1.ensure_running().unwrap();
     k2.ensure_running().unwrap();
 }
