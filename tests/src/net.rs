@@ -169,6 +169,15 @@ impl Site {
         }
     }
 
+    /// Loses some of what goes between two hosts of this site, both ways: a fraction of the packets.
+    pub fn lose(&self, a: &Host, b: &Host, fraction: f64) {
+        let text = fraction.to_string();
+        for (from, to) in [(a, b), (b, a)] {
+            let rule = ["-m", "statistic", "--mode", "random", "--probability", &text, "-j", "DROP"];
+            self.input_rule("-A", from, to, &rule);
+        }
+    }
+
     /// Takes the site's link to the router down, so that it is alone.
     pub fn unplug(&self) {
         ip(&["-n", &self.inner.router, "link", "set", &format!("site{}", self.inner.number), "down"]);

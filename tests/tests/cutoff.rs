@@ -118,6 +118,66 @@ fn check_after_cut_off(bridge: &Bridge) {
 
 #[test]
 #[ignore = "needs Kamailio 5.6: run cargo xtask test"]
+fn nothing_is_lost_between_a_server_and_its_node_that_lose_one_packet_in_ten() {
+    limited(secs(240), || {
+        Net::run(|net| {
+            let (bridge, sites) = Bridge::in_sites(net, &Plan::default());
+            sites.first.lose(&bridge.k1.host, &bridge.n1.host, 0.1);
+            sites.second.lose(&bridge.k2.host, &bridge.n2.host, 0.1);
+            let mut phones: Vec<_> = (0..120)
+                .map(|i| register(if i % 2 == 0 { &bridge.k1 } else { &bridge.k2 }, &format!("u{i}")))
+                .collect();
+            for i in 0..120 {
+                bridge.k1.set("plain", &format!("one-{i}"), i).unwrap();
+                bridge.k2.set("exp", &format!("two-{i}"), i).unwrap();
+            }
+            eventually(secs(60), "equal", || bridge.ensure_converged());
+            for (i, phone) in phones.iter_mut().enumerate().filter(|(i, _)| i % 3 == 0) {
+                phone.unregister(&uri(&format!("u{i}"))).unwrap();
+                bridge.k1.delete("plain", &format!("one-{i}")).unwrap();
+            }
+            eventually(secs(60), "equal", || {
+                same("contacts", bridge.n3.contacts()?.len(), 80)?;
+                same("entries", bridge.n3.entries("plain")?.len(), 80)?;
+                bridge.ensure_converged()
+            });
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs Kamailio 5.6: run cargo xtask test"]
+fn a_node_that_stood_still_takes_up_what_it_missed() {
+    limited(secs(240), || {
+        let bridge = Bridge::on_loopback(&Plan::default());
+        let mut phones: Vec<Phone> = (0..50).map(|i| register(&bridge.k1, &format!("u{i}"))).collect();
+        for i in 0..50 {
+            bridge.k1.set("plain", &format!("k{i}"), i).unwrap();
+        }
+        bridge.wait_converged();
+        bridge.n1.freeze();
+        // Longer than the server repeats its requests, and more than sockets hold.
+        for phone in &mut phones[..25] {
+            phone.unregister_all().unwrap();
+        }
+        for i in 0..25 {
+            bridge.k1.delete("plain", &format!("k{i}")).unwrap();
+            bridge.k2.set("plain", &format!("there-{i}"), i).unwrap();
+        }
+        flood::register(bridge.k1.sip(), 5_000, 3_600, secs(60)).unwrap();
+        eventually(secs(60), "given up", || same("active", bridge.k1.ensure_active(&bridge.n1.host).is_ok(), false));
+        bridge.n1.thaw();
+        eventually(secs(90), "equal", || {
+            same("contacts", bridge.n3.contacts()?.len(), 5_025)?;
+            same("entries", bridge.n3.entries("plain")?.len(), 50)?;
+            bridge.ensure_converged()
+        });
+        stays(secs(5), "it stays equal", || bridge.ensure_converged());
+    });
+}
+
+#[test]
+#[ignore = "needs Kamailio 5.6: run cargo xtask test"]
 fn a_dump_that_a_server_had_no_memory_for_removes_nothing() {
     limited(secs(240), || {
         const USERS: usize = 12_000;
