@@ -133,7 +133,11 @@ pub(crate) fn report(plain: &Outcome, real: &Outcome) -> bool {
     for name in &left_out {
         println!("  left out: {name}");
     }
-    plain.success && real.success && failed.is_empty()
+    let any = plain.passed.len() + real.passed.len() > 0;
+    if !any {
+        println!("  nothing ran: no test has such a name");
+    }
+    plain.success && real.success && failed.is_empty() && any
 }
 
 #[cfg(test)]
@@ -155,9 +159,11 @@ mod tests {
 
     #[test]
     fn a_failure_or_an_unhappy_cargo_is_no_success() {
-        let good = || Outcome { success: true, ..Outcome::default() };
+        let good = || Outcome { success: true, passed: vec!["a".to_owned()], ..Outcome::default() };
         assert!(report(&good(), &good()));
-        assert!(!report(&good(), &Outcome { success: false, ..Outcome::default() }));
+        let nothing = || Outcome { success: true, ..Outcome::default() };
+        assert!(!report(&nothing(), &nothing()), "a filter that fits nothing shows nothing");
+        assert!(!report(&good(), &Outcome { success: false, ..good() }));
         assert!(!report(&good(), &Outcome { failed: vec!["x".to_owned()], ..good() }));
     }
 
