@@ -156,12 +156,10 @@ impl Book {
         }
     }
 
-    /// Whether something was learned of the cell a moment ago, from the server itself (`seen`) or of what another told it.
-    pub(crate) fn is_fresh(&self, slot: Slot, seen: bool, now: Mono) -> bool {
-        self.entries.get(&slot).is_some_and(|e| {
-            let wanted = if seen { Proof::Seen } else { Proof::Told };
-            e.proof == wanted && seconds(now).saturating_sub(e.learned_s) <= CROSSING_S
-        })
+    /// What was learned of the cell a moment ago: how, if it was.
+    pub(crate) fn fresh(&self, slot: Slot, now: Mono) -> Option<Proof> {
+        let entry = self.entries.get(&slot)?;
+        (seconds(now).saturating_sub(entry.learned_s) <= CROSSING_S).then_some(entry.proof)
     }
 
     /// The server does not hold the cell.

@@ -215,7 +215,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &
         value: fingerprint(body),
         pull: Some(peer.pull.number),
     };
-    let crossed = how != How::Dump && peer.book.is_fresh(slot, false, cx.now.mono);
+    let crossed = how != How::Dump && peer.book.fresh(slot, cx.now.mono) == Some(Proof::Told);
     peer.book.note(slot, note, cx.now.mono);
     if how != How::Dump {
         peer.touched(slot, cx.now.mono);

@@ -238,10 +238,10 @@ impl Peer {
         }
     }
 
-    /// Its own message about a cell and another server's may have crossed on the way: which one it applied last cannot be
-    /// known. It is told the winner, but only when the winner is known here too.
+    /// It cannot be known which of several messages about a cell it applied last: its own and another server's may have
+    /// crossed, or its workers overtaken each other. It is told the winner, but only when the winner is known here too.
     pub(crate) fn contested(&mut self, slot: Slot, now: Mono) {
-        self.contests.entry(slot).or_insert(now.plus_ms(CONTEST_MS));
+        self.contests.insert(slot, now.plus_ms(CONTEST_MS));
     }
 
     /// Queues the winners of contests that are over.

@@ -189,7 +189,7 @@ impl Dmq {
         let Some(lists) = self.peers.get(&id).map(|p| p.lists.clone()).filter(|l| !l.is_empty()) else { return };
         for peer in self.peers.values_mut().filter(|p| p.id != id && p.owned && lists.contains(&p.uri)) {
             for slot in about {
-                if peer.book.is_fresh(*slot, true, cx.now.mono) {
+                if peer.book.fresh(*slot, cx.now.mono) == Some(Proof::Seen) {
                     peer.contested(*slot, cx.now.mono);
                 }
             }
@@ -318,6 +318,10 @@ pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
     let Some(cell) = cx.replica.cell(change.slot) else { return false };
     if peer.feed.is_pending(change.slot) {
         return false;
+    }
+    if matches!(peer.book.fresh(change.slot, cx.now.mono), Some(Proof::Seen | Proof::Told)) {
+        // Its own message may cross this one, or its workers may apply two of the other server's in the wrong order.
+        peer.contested(change.slot, cx.now.mono);
     }
     // It may not have applied it when a dump is asked for in this moment.
     peer.touched(change.slot, cx.now.mono);

@@ -149,7 +149,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, ruid: &BStr, how: How, cx: &
         value: 0,
         pull: Some(peer.pull.number),
     };
-    let crossed = how != How::Dump && peer.book.is_fresh(slot, false, cx.now.mono);
+    let crossed = how != How::Dump && peer.book.fresh(slot, cx.now.mono) == Some(Proof::Told);
     peer.book.note(slot, note, cx.now.mono);
     if how != How::Dump {
         peer.touched(slot, cx.now.mono);
