@@ -124,6 +124,13 @@ impl Arrived {
         run.count += 1;
     }
 
+    /// The last message, if all came from one process.
+    pub(crate) fn tail(&self) -> Option<Mark> {
+        let mut runs = self.processes.iter();
+        let (pid, run) = runs.next()?;
+        runs.next().is_none().then_some(Mark { counter: run.last, pid: *pid })
+    }
+
     /// How many messages are known to be missing.
     pub(crate) fn missing(&self) -> u64 {
         self.processes.values().map(|r| (r.last - r.first + 1).saturating_sub(r.count)).sum()

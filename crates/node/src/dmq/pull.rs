@@ -52,6 +52,9 @@ pub(crate) struct Pull {
     /// Which channels the last one got completely.
     contacts: Outcome,
     entries: Outcome,
+    /// The last message of contacts, and whether the process that sent it was seen to send nothing more of them.
+    tail: Option<Mark>,
+    tail_seen: bool,
     /// Whether the server sent any request of its present life since the question.
     heard_since: bool,
     /// Whether the entries are wanted though nothing was missed.
@@ -87,6 +90,10 @@ enum Outcome {
     Partial,
 }
 
+/// Messages of a dump of which even the smallest server has the memory, 10 to 20 kB each. The end of a larger one may be
+/// missing without a gap: what a full server cannot send is lost, and its 200 comes all the same.
+const SURE_MESSAGES: usize = 1_000;
+
 /// What to do after a look at the pull.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -113,6 +120,8 @@ impl Pull {
         self.entries = Outcome::Unknown;
         self.heard_since = false;
         self.messages = 0;
+        self.tail = None;
+        self.tail_seen = false;
         self.begun = now;
         self.retry_at = None;
         let only_entries = std::mem::take(&mut self.entries_wanted) && !everything && self.finished;
@@ -144,6 +153,9 @@ impl Pull {
     /// A message of the dump arrived.
     pub(crate) fn arrived(&mut self, mark: Option<Mark>, now: Mono) {
         if let Some(stage) = &mut self.stage {
+            if let (DataChannel::Htable, Some(tail), Some(mark)) = (stage.ask, self.tail, mark) {
+                self.tail_seen |= mark.pid == tail.pid && mark.counter == tail.counter + 1;
+            }
             stage.arrived.insert(mark);
             stage.last = now;
         }
@@ -184,6 +196,9 @@ impl Pull {
             return Next::Send(ask);
         }
         let (ask, messages) = (stage.ask, stage.arrived.messages);
+        if ask == DataChannel::Usrloc {
+            self.tail = stage.arrived.tail();
+        }
         self.messages += messages;
         let outcome = self.outcome(ask);
         if *outcome == Outcome::Unknown {
@@ -300,6 +315,9 @@ struct Absent {
 }
 
 fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
+    // A dump that may have exhausted its server proves an absence only if the next message of the same process followed
+    // right behind its last one.
+    let sure = peer.book.contacts() / peer.batch <= SURE_MESSAGES || peer.pull.tail_seen;
     let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new() };
     for (slot, entry) in peer.book.iter() {
         let Some(cell) = cx.replica.cell(slot) else { continue };
@@ -308,7 +326,8 @@ fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
             _ => peer.pull.entries,
         };
         let shown = entry.shown_in >= peer.pull.number || peer.live_lately.contains_key(&slot);
-        if shown || complete != Outcome::Complete || !peer.pull.heard_since {
+        let doubtful = cell.table == location::TABLE && !sure;
+        if shown || complete != Outcome::Complete || !peer.pull.heard_since || doubtful {
             continue;
         }
         let expires = |name: &str| matches!(facts.expiry(cx.config, name), Expiry::After(_));
