@@ -178,6 +178,38 @@ fn a_node_that_stood_still_takes_up_what_it_missed() {
 
 #[test]
 #[ignore = "needs Kamailio 5.6: run cargo xtask test"]
+fn a_server_that_was_emptied_while_it_was_cut_off_empties_the_mesh_of_what_was_its_own() {
+    limited(secs(240), || {
+        Net::run(|net| {
+            let (bridge, sites) = Bridge::in_sites(net, &Plan::default());
+            let mut phones: Vec<Phone> = (0..80).map(|i| register(&bridge.k1, &format!("own-{i}"))).collect();
+            for i in 0..80 {
+                bridge.k1.set("plain", &format!("own-{i}"), i).unwrap();
+            }
+            bridge.wait_converged();
+            sites.first.cut(&bridge.k1.host, &bridge.n1.host);
+            eventually(secs(60), "given up", || {
+                same("active", bridge.k1.ensure_active(&bridge.n1.host).is_ok(), false)
+            });
+            for phone in &mut phones {
+                phone.unregister_all().unwrap();
+            }
+            bridge.k1.script("rmsw-plain", &[("X-K", "own-")]).unwrap();
+            // What comes up elsewhere meanwhile was never at that server: its absence there says nothing.
+            register(&bridge.k2, "elsewhere");
+            bridge.k2.set("plain", "elsewhere", 1).unwrap();
+            sites.first.heal(&bridge.k1.host, &bridge.n1.host);
+            eventually(secs(90), "all of it is gone, and nothing else", || {
+                same("contacts", bridge.n3.contacts()?.len(), 1)?;
+                same("entries", bridge.n3.entries("plain")?.len(), 1)?;
+                bridge.ensure_converged()
+            });
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs Kamailio 5.6: run cargo xtask test"]
 fn a_dump_that_a_server_had_no_memory_for_removes_nothing() {
     limited(secs(240), || {
         const USERS: usize = 12_000;
