@@ -185,6 +185,22 @@ fn no_write_lands_at_or_below_what_was_forgotten() {
 }
 
 #[test]
+fn a_version_that_lost_to_what_was_forgotten_is_not_taken_again() {
+    let mut a = replica(1, rules());
+    let mut writer = replica(2, rules());
+    let slot = put(&mut writer, NOW, "st", "k", "v");
+    let bytes = writer.bytes(slot).unwrap().to_vec();
+    a.merge_pushed(NOW, &bytes, 0);
+    delete(&mut a, NOW, "st", "k");
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    a.tick(NOW);
+    assert_eq!(a.cells_held(), 0);
+    assert_eq!(a.merge_pushed(NOW, &bytes, 0), crdt::Merged::Stale);
+    assert_eq!(get(&a, NOW, "st", "k"), None);
+}
+
+#[test]
 fn an_expired_cell_of_a_stable_table_is_forgotten_like_a_tombstone() {
     let mut a = replica(1, rules());
     put_until(&mut a, NOW, ("st", "k"), "v", Some(NOW.secs() + 5));
