@@ -30,6 +30,12 @@ const STRANGER_MS: u64 = 60_000;
 /// The interval between pings of a server that does not answer, milliseconds.
 const SILENT_PING_MS: u64 = 2_000;
 
+/// The interval between pings of a server that may take us for gone, milliseconds.
+const DOUBTFUL_PING_MS: u64 = 1_000;
+
+/// A ping that is answered later than this was lost at first, milliseconds: RFC 3261's T1.
+const PROMPT_MS: u64 = 500;
+
 /// Who sent a request, by its From.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {
@@ -209,11 +215,15 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let answers = peer.phase == Phase::Active;
         let (interval, give_up_ms) = match answers {
+            true if peer.second_look.is_some() => {
+                (DOUBTFUL_PING_MS.min(cx.config.dmq.ping_interval_ms), PING_GIVE_UP_MS)
+            }
             true => (cx.config.dmq.ping_interval_ms, PING_GIVE_UP_MS),
             false => (SILENT_PING_MS.min(cx.config.dmq.ping_interval_ms), SILENT_PING_MS),
         };
         peer.ping_at = cx.now.mono.plus_ms(interval);
         peer.ping_open = true;
+        peer.pinged_at = cx.now.mono;
         peer.figures.pings_out += 1;
         let outgoing = Outgoing {
             to: &peer.address,
@@ -260,6 +270,9 @@ impl Dmq {
         }
         peer.pings_missed = 0;
         peer.answered = true;
+        if cx.now.mono.ms_since(peer.pinged_at) >= PROMPT_MS {
+            peer.came_back(cx.now.mono);
+        }
         peer.heard = Some(cx.now.mono);
         if !(200..300).contains(&code) {
             cx.stats.dmq_pings_refused += 1;
@@ -295,6 +308,7 @@ impl Dmq {
         }
         peer.phase = Phase::Active;
         peer.missed();
+        peer.came_back(cx.now.mono);
         // Our ping makes it take us for active at once.
         peer.ping_at = cx.now.mono;
         self.notes_changed = true;

@@ -280,6 +280,7 @@ impl Dmq {
             self.look_at_pull(id, front, cx);
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.settle_contests(cx.now.mono);
+                peer.look_again(cx.now.mono);
             }
         }
         counters::feed_quiet(&mut self.peers, front, cx);
@@ -299,7 +300,8 @@ impl Dmq {
             let ping = (!peer.ping_open && peer.is_pinged()).then_some(peer.ping_at);
             let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
             let contest = peer.contests.values().min().copied();
-            [ping, pull, contest, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min()
+            let again = peer.second_look.filter(|_| !peer.pull.is_open());
+            [ping, pull, contest, again, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min()
         };
         self.peers.values().filter_map(of).chain([self.lease_at]).min().unwrap_or(Mono(u64::MAX))
     }
@@ -395,8 +397,7 @@ impl Peer {
         // Something that it holds is not proven, and everything else is quiet. In a mesh servers tell each other most
         // of it, and a dump would cost more than all changes together.
         let unproven = mode == DmqMode::Bridge && self.book.unproven() > 0 && self.feed.is_idle();
-        let messages = (self.book.contacts() / self.batch) as u64;
-        unproven.then(|| self.pull.may_verify_at(self.feed.answered_at(), messages)).flatten()
+        unproven.then(|| self.pull.may_verify_at(self.feed.answered_at(), self.dump_messages())).flatten()
     }
 }
 

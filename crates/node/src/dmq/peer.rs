@@ -10,7 +10,7 @@ use super::book::{Book, Note, Proof, Ruid};
 use super::counters::Counters;
 use super::feed::Feed;
 use super::life::Life;
-use super::pull::Pull;
+use super::pull::{self, Pull};
 use crate::config::SipTransport;
 use crate::io::{Mono, SocketId};
 
@@ -95,6 +95,8 @@ pub(crate) struct Peer {
     /// When its last ping was due, and whether one is open.
     pub(crate) ping_at: Mono,
     pub(crate) ping_open: bool,
+    /// When the last one was sent.
+    pub(crate) pinged_at: Mono,
     pub(crate) pings_missed: u32,
     /// Whether it ever answered one.
     pub(crate) answered: bool,
@@ -106,6 +108,9 @@ pub(crate) struct Peer {
     pub(crate) gap: bool,
     /// Whether it has to be asked for what it took in meanwhile before it is told anything.
     pub(crate) ask_first: bool,
+    /// When it is asked for everything once more, because it may have taken us for gone for a moment: see
+    /// [`Peer::came_back`].
+    pub(crate) second_look: Option<Mono>,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
     pub(crate) book: Book,
@@ -163,12 +168,14 @@ impl Peer {
             heard: None,
             ping_at: now,
             ping_open: false,
+            pinged_at: now,
             pings_missed: 0,
             answered: false,
             lists_us: false,
             lists: BTreeSet::new(),
             gap: true,
             ask_first: true,
+            second_look: None,
             owned: false,
             book: Book::default(),
             pull: Pull::default(),
@@ -213,6 +220,34 @@ impl Peer {
     pub(crate) fn missed(&mut self) {
         self.gap = true;
         self.ask_first = true;
+    }
+
+    /// It and we can speak again. A ping of its own from the time when we could not may still run into its timeout: then it
+    /// takes us for gone and sends us nothing until our next ping, and nobody ever tells us what it took in between
+    /// (docs/kdmq.md 3.4). So pings come quickly until that cannot happen any more, and then it is asked once more.
+    pub(crate) fn came_back(&mut self, now: Mono) {
+        // Over UDP a ping that is still open is repeated, and so answered, within T2.
+        const UDP_MS: u64 = 6_000;
+        // Over TCP nothing is repeated: its `fr_timer` is 30 s, if nobody changed it.
+        const TCP_MS: u64 = 36_000;
+        let wait = if self.address.transport == SipTransport::Tcp { TCP_MS } else { UDP_MS };
+        self.second_look = Some(now.plus_ms(wait));
+    }
+
+    /// Asks once more when it is time (see [`Peer::came_back`]).
+    pub(crate) fn look_again(&mut self, now: Mono) {
+        if self.second_look.is_some_and(|at| at <= now) && !self.pull.is_open() {
+            self.second_look = None;
+            // Quick pings leave a second at most; beyond this a dump costs the server more than that is worth.
+            if self.dump_messages() <= pull::CHEAP_MESSAGES {
+                self.missed();
+            }
+        }
+    }
+
+    /// What a dump of it takes at least, messages.
+    pub(crate) fn dump_messages(&self) -> u64 {
+        (self.book.contacts() / self.batch) as u64
     }
 
     /// Whether requests with news may be sent now.

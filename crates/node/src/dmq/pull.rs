@@ -40,6 +40,9 @@ const TRIES: u32 = 3;
 /// More absences than this, and than a fifth of all, need a second dump that agrees.
 const MANY_ABSENT: usize = 50;
 
+/// A dump of more messages than this is not asked for only to make sure.
+pub(crate) const CHEAP_MESSAGES: u64 = 2_000;
+
 /// Where a pull stands.
 #[derive(Debug, Default)]
 pub(crate) struct Pull {
@@ -239,13 +242,12 @@ impl Pull {
     /// When a pull that only proves what the server holds is cheap enough: a moment after the last answer to a feed, and
     /// such that it costs the server neither many transactions nor much of its time. `messages` is what its dump takes at least.
     pub(crate) fn may_verify_at(&self, fed: Option<Mono>, messages: u64) -> Option<Mono> {
-        const MESSAGES_MAX: u64 = 2_000;
         const PER_MESSAGE_MS: u64 = 20;
         const SHARE: u64 = 50;
         const BETWEEN_MS: u64 = 3_000;
         const AFTER_FEED_MS: u64 = 1_000;
         let work = self.took_ms.saturating_sub(2 * QUIET_MS) * SHARE;
-        let ended = self.ended.filter(|_| self.finished && messages <= MESSAGES_MAX)?;
+        let ended = self.ended.filter(|_| self.finished && messages <= CHEAP_MESSAGES)?;
         let between = BETWEEN_MS << self.fruitless.min(8);
         let rested = ended.plus_ms(between.max(work).max(messages * PER_MESSAGE_MS));
         Some(fed.map_or(rested, |fed| rested.max(fed.plus_ms(AFTER_FEED_MS))))

@@ -193,3 +193,19 @@ fn a_node_that_was_dead_while_its_server_restarted_gives_it_everything_back() {
     assert_eq!(world.shows("alice"), [A], "{}", world.log.join("\n"));
     assert_eq!(world.server(k1).holds("alice"), [A]);
 }
+
+#[test]
+fn what_a_server_took_in_while_it_still_took_a_returned_node_for_gone_arrives() {
+    let (mut world, k1, _) = settled();
+    world.restart_node(4_500);
+    world.run_ms(1_400);
+    let wall = world.wall_s();
+    // The ping that it sent while the node was down ends without an answer.
+    world.server(k1).pending = true;
+    world.server(k1).register("alice", B, "c2", 1, 6_000, wall);
+    world.server(k1).unregister("alice", A);
+    world.server(k1).set("plain", "k", text("new"), wall);
+    world.run_until(9_000, "the node asks once more", |w| {
+        w.shows("alice") == [B] && w.entry("plain", "k").as_deref() == Some("new")
+    });
+}

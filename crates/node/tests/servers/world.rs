@@ -221,6 +221,8 @@ pub(crate) struct Server {
     seen: std::collections::BTreeSet<String>,
     next_ping: u64,
     heard_of_node: bool,
+    /// An old ping of it ran into its timeout: it sends the node no updates until the node's next ping.
+    pub(crate) pending: bool,
     outbox: Vec<Vec<u8>>,
     now_ms: u64,
 }
@@ -241,6 +243,7 @@ impl Server {
             seen: Default::default(),
             next_ping: 0,
             heard_of_node: false,
+            pending: false,
             outbox: Vec::new(),
             now_ms: 0,
         }
@@ -267,6 +270,9 @@ impl Server {
             .header("User-Agent", "kamailio (5.6.3 (x86_64/linux))")
             .header("Max-Forwards", max_forwards.to_string())
             .finish(&body);
+        if self.pending && channel != "notification_peer" {
+            return;
+        }
         self.open.insert(call_id, (bytes.clone(), self.now_ms, 500));
         self.outbox.push(bytes);
     }
@@ -311,6 +317,7 @@ impl Server {
         let branch = String::from_utf8(message.via().unwrap().branch().to_vec()).unwrap();
         let mut body = Vec::new();
         if channel == "notification_peer" {
+            self.pending = false;
             body = self.list();
         } else if self.seen.insert(branch) {
             self.received.push((channel.clone(), message.body.to_vec()));
