@@ -217,6 +217,10 @@ impl Node {
 /// Brings the two halves together on who speaks for which server.
 fn own(dmq: &mut Dmq, mesh: &mut Mesh, cx: &mut Cx<'_>) {
     dmq.set_nodes(mesh.sip_addrs().collect::<Vec<SocketAddr>>());
+    if !mesh.catch_up(cx.config, cx.now.mono) {
+        return;
+    }
+    let first = dmq.attend();
     if let Some(notes) = dmq.take_notes() {
         let notes = notes.into_iter().map(|(uri, life)| ServerNote { uri: uri.into_bytes(), life });
         mesh.set_servers(notes.collect(), cx);
@@ -226,6 +230,9 @@ fn own(dmq: &mut Dmq, mesh: &mut Mesh, cx: &mut Cx<'_>) {
         mesh.peer_servers().filter(|(_, notes)| sees(notes)).map(|(node, _)| node).collect()
     };
     dmq.settle_owners(cx.config.node, &others, cx);
+    if first {
+        dmq.take_held(cx);
+    }
 }
 
 fn streamed(conn: ConnId, bytes: &[u8], (dmq, front, journal): (&mut Dmq, &mut Front, &mut Journal), cx: &mut Cx<'_>) {

@@ -132,6 +132,8 @@ pub(crate) struct Dmq {
     /// Writes for the disk besides what the books have to say themselves.
     puts: Vec<shelf::Put>,
     started: Mono,
+    /// Whether this node speaks for any server yet: not before it has caught up with the other nodes.
+    attending: bool,
     /// Whether what other nodes should know of our servers has changed.
     notes_changed: bool,
 }
@@ -151,6 +153,7 @@ impl Dmq {
             nodes: Vec::new(),
             puts: Vec::new(),
             started: now,
+            attending: false,
             notes_changed: false,
         };
         for peer in &config.dmq.peers {
@@ -248,6 +251,7 @@ impl Dmq {
                     }
                     _ => {
                         requests::keep_ruid(peer, change, cx);
+                        peer.hasten_contest(change.slot, cx.now.mono);
                         let direct =
                             told.as_ref().is_some_and(|(id, lists)| *id != peer.id && lists.contains(&peer.uri));
                         if peer.owned && !(direct && requests::presume(peer, change, cx)) {
@@ -265,6 +269,9 @@ impl Dmq {
 
     /// Sends what may be sent.
     pub(crate) fn pump(&mut self, front: &mut Front, cx: &mut Cx<'_>) {
+        if !self.attending {
+            return;
+        }
         for peer in self.peers.values_mut() {
             while let Some(request) = feed::next(peer, &self.facts, cx) {
                 send(peer, request, front, cx);
@@ -283,7 +290,9 @@ impl Dmq {
                 peer.look_again(cx.now.mono);
             }
         }
-        counters::feed_quiet(&mut self.peers, front, cx);
+        if self.attending {
+            counters::feed_quiet(&mut self.peers, front, cx);
+        }
         self.renew_leases(cx);
     }
 
@@ -298,17 +307,18 @@ impl Dmq {
     pub(crate) fn next_wakeup(&self, mode: DmqMode) -> Mono {
         let of = |peer: &Peer| {
             let ping = (!peer.ping_open && peer.is_pinged()).then_some(peer.ping_at);
-            let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
             let contest = peer.contests.values().min().copied();
             let again = peer.second_look.filter(|_| !peer.pull.is_open());
-            [ping, pull, contest, again, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min()
+            let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
+            let news = [pull, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min();
+            [ping, contest, again, news.filter(|_| self.attending)].into_iter().flatten().min()
         };
         self.peers.values().filter_map(of).chain([self.lease_at]).min().unwrap_or(Mono(u64::MAX))
     }
 
     fn look_at_pull(&mut self, id: PeerId, front: &mut Front, cx: &mut Cx<'_>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if !peer.is_served() {
+        if !self.attending || !peer.is_served() {
             return;
         }
         match peer.pull.look(cx.now.mono) {
@@ -324,6 +334,19 @@ impl Dmq {
                 start_pull(peer, front, cx)
             }
             Next::Wait => {}
+        }
+    }
+
+    /// From now on this node speaks for servers. Returns whether that is new.
+    pub(crate) fn attend(&mut self) -> bool {
+        !std::mem::replace(&mut self.attending, true)
+    }
+
+    /// Takes in what servers said before this node attended to them, of those for which it spoke in its last life already.
+    pub(crate) fn take_held(&mut self, cx: &mut Cx<'_>) {
+        for peer in self.peers.values_mut().filter(|p| p.owned) {
+            let held = self.holding.take(peer.id, cx.now.mono);
+            requests::replay(peer, held, &mut self.facts, cx);
         }
     }
 

@@ -10,6 +10,7 @@ use super::book::{Book, Note, Proof, Ruid};
 use super::counters::Counters;
 use super::feed::Feed;
 use super::life::Life;
+use super::owner::HOLD_MS;
 use super::pull::{self, Pull};
 use crate::config::SipTransport;
 use crate::io::{Mono, SocketId};
@@ -277,6 +278,19 @@ impl Peer {
     /// crossed, or its workers overtaken each other. It is told the winner, but only when the winner is known here too.
     pub(crate) fn contested(&mut self, slot: Slot, now: Mono) {
         self.contests.insert(slot, now.plus_ms(CONTEST_MS));
+    }
+
+    /// As [`Peer::contested`], while what was said is only held, because another node speaks for who said it: until that node
+    /// (or, if it has failed, whoever takes over) has passed it on, nobody knows the winner.
+    pub(crate) fn contested_elsewhere(&mut self, slot: Slot, now: Mono) {
+        self.contests.insert(slot, now.plus_ms(CONTEST_MS + HOLD_MS));
+    }
+
+    /// What a contest waited for has come.
+    pub(crate) fn hasten_contest(&mut self, slot: Slot, now: Mono) {
+        if let Some(due) = self.contests.get_mut(&slot) {
+            *due = (*due).min(now.plus_ms(CONTEST_MS));
+        }
     }
 
     /// Queues the winners of contests that are over.

@@ -14,7 +14,7 @@ use super::{DataChannel, Dmq, How, Sender, htable_in, mark, usrloc_in};
 use crate::config::SipTransport;
 use crate::cx::Cx;
 use crate::front::{Front, Request};
-use crate::io::Level;
+use crate::io::{Level, Mono};
 
 /// What a request is answered.
 #[derive(Debug)]
@@ -119,10 +119,10 @@ impl Dmq {
         };
         cx.stats.dmq_rows_refused += u64::from(batch.skipped);
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
-        if !peer.owned {
+        if !peer.owned || !self.attending {
             self.hold(id, DataChannel::Usrloc, body, cx);
             let about: Vec<Slot> = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
-            self.crossed(id, &about, cx);
+            self.crossed(id, &about, Peer::contested_elsewhere, cx);
             // It may be applied before this input is over: the first message of a server makes it ours.
             return Reply { code: 200, body: None, promises: true };
         }
@@ -148,7 +148,7 @@ impl Dmq {
         }
         if !dump {
             let about: Vec<Slot> = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
-            self.crossed(id, &about, cx);
+            self.crossed(id, &about, Peer::contested, cx);
         }
         Reply { code: 200, body: None, promises: true }
     }
@@ -159,9 +159,9 @@ impl Dmq {
             Err(error) => return malformed(error.status(), cx),
         };
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
-        if !peer.owned {
+        if !peer.owned || !self.attending {
             self.hold(id, DataChannel::Htable, body, cx);
-            self.crossed(id, htable_in::slot_of(&action, cx).as_slice(), cx);
+            self.crossed(id, htable_in::slot_of(&action, cx).as_slice(), Peer::contested_elsewhere, cx);
             return Reply { code: 200, body: None, promises: true };
         }
         match &action {
@@ -178,19 +178,19 @@ impl Dmq {
                 peer.life.is_live(mark);
                 htable_in::take(peer, action, &self.facts, How::Live, cx);
                 learn_of(peer, action, &self.facts, cx);
-                self.crossed(id, htable_in::slot_of(action, cx).as_slice(), cx);
+                self.crossed(id, htable_in::slot_of(action, cx).as_slice(), Peer::contested, cx);
             }
         }
         Reply { code: 200, body: None, promises: true }
     }
 
     /// A server has just spoken about these cells, also to the servers that it tells its changes itself.
-    fn crossed(&mut self, id: PeerId, about: &[Slot], cx: &Cx<'_>) {
+    fn crossed(&mut self, id: PeerId, about: &[Slot], contested: fn(&mut Peer, Slot, Mono), cx: &Cx<'_>) {
         let Some(lists) = self.peers.get(&id).map(|p| p.lists.clone()).filter(|l| !l.is_empty()) else { return };
         for peer in self.peers.values_mut().filter(|p| p.id != id && p.owned && lists.contains(&p.uri)) {
             for slot in about {
                 if peer.book.fresh(*slot, cx.now.mono) == Some(Proof::Seen) {
-                    peer.contested(*slot, cx.now.mono);
+                    contested(peer, *slot, cx.now.mono);
                 }
             }
         }

@@ -79,6 +79,9 @@ pub(crate) struct Mesh {
     pull: Option<Pull>,
     /// Whether a session has ended well since the start.
     pulled: bool,
+    started: Mono,
+    /// Whether what this node holds is as new as can be had: see [`Mesh::catch_up`].
+    caught_up: bool,
     serves: BTreeMap<(LinkId, u32), Serve>,
     audit: Option<Audit>,
     servers: Vec<ServerNote>,
@@ -123,6 +126,8 @@ impl Mesh {
             roster,
             pull: None,
             pulled: false,
+            started: now.mono,
+            caught_up: false,
             serves: BTreeMap::new(),
             audit: None,
             servers: Vec::new(),
@@ -337,6 +342,23 @@ impl Mesh {
     /// Whether this node is still taking in its first session.
     pub(crate) fn joining(&self) -> bool {
         self.pull.is_some() && !self.pulled
+    }
+
+    /// Whether this node has, since its start, got what the others had, so that it may speak for the mesh: a server that
+    /// were told what a disk had kept, or asked while others already know more, would be told wrong. Waits for every node
+    /// that it knows of, but not long for those that do not come.
+    pub(crate) fn catch_up(&mut self, config: &Config, now: Mono) -> bool {
+        const ABSENT_MS: u64 = 3_000;
+        const LONGEST_MS: u64 = 60_000;
+        if self.caught_up {
+            return true;
+        }
+        let waited = now.ms_since(self.started);
+        let expected = self.roster.iter().count().max(usize::from(!config.join.is_empty()));
+        let met = self.links() >= expected || waited >= ABSENT_MS;
+        let level = self.pull.is_none() && self.behind().next().is_none();
+        self.caught_up = met && level || waited >= LONGEST_MS;
+        self.caught_up
     }
 
     /// Whether any peer's clock is off by more than allowed (R3).

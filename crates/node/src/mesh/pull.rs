@@ -72,7 +72,7 @@ impl Mesh {
     }
 
     /// Links whose peers have shown something that we lack, and from when on we ask.
-    fn behind(&self) -> impl Iterator<Item = (LinkId, Mono)> {
+    pub(super) fn behind(&self) -> impl Iterator<Item = (LinkId, Mono)> {
         self.links.values().filter_map(|link| {
             let peer = link.peer.as_ref().filter(|peer| peer.trusted())?;
             Some((link.id, peer.ask_at?.max(peer.pull_after)))
