@@ -177,6 +177,8 @@ impl Node {
             for (key, value) in self.dmq.take_puts(cx.replica) {
                 self.journal.put(Tree::Books, key, value);
             }
+        } else {
+            self.dmq.drop_puts();
         }
         self.journal.flush(&mut cx);
         let journal = &self.journal;

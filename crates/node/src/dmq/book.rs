@@ -119,6 +119,11 @@ impl Book {
         slots.into_iter().map(|slot| (slot, self.entries.get(&slot).cloned())).collect()
     }
 
+    /// There is no disk.
+    pub(crate) fn drop_unsaved(&mut self) {
+        self.unsaved.clear();
+    }
+
     /// Nothing is known any more.
     pub(crate) fn clear(&mut self) {
         self.unsaved.extend(std::mem::take(&mut self.entries).into_keys());

@@ -1,16 +1,24 @@
 //! Counter tables: what `$shtinc` at several servers adds up to (docs/rules.md R8, docs/kdmq.md 8).
 //!
-//! A server always says the full value. Its increment is that value less the base, which is what
-//! the server had before; the sum of all increments goes back to it when it has been quiet about the
-//! key for a moment, because increments between our set and its arrival cannot be told apart.
-//! A value below the base that comes close behind another message is one that was overtaken on the
-//! way; one that comes after a quiet moment is a decrement.
+//! A server always says the full value. Its increment is that value less what the server had before, and the sum of all
+//! increments goes back to it. How this is done without counting anything twice depends on the server: by
+//! compare-and-set where it stamps its writes (`stamped`), in a quiet moment where it does not (`quiet`).
+//!
+//! Of a counter that was deleted, increments that the delete had not seen are discarded; one that crosses the delete on
+//! its way may count either way.
+
+mod quiet;
+mod stamped;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crdt::{Change, Replica, Wall, counter};
+use kdmq::Generation;
+use serde::{Deserialize, Serialize};
 use tables::htable::{self, Value};
 
+use self::quiet::{Quiet, Source};
+use self::stamped::{Next, Stamped};
 use super::How;
 use super::feed::{self, Request};
 use super::peer::{Peer, PeerId};
@@ -19,10 +27,8 @@ use crate::cx::Cx;
 use crate::front::Front;
 use crate::io::Mono;
 
-/// A key counts as quiet after this long without a message from the server, milliseconds.
-const QUIET_MS: u64 = 50;
-
-type Key = (String, Vec<u8>);
+/// Table and key.
+pub(crate) type Key = (String, Vec<u8>);
 
 /// What one server has of the counters.
 #[derive(Debug, Default)]
@@ -30,23 +36,171 @@ pub(crate) struct Counters {
     keys: BTreeMap<Key, Known>,
     /// Keys whose sum may differ from what the server has.
     dirty: BTreeSet<Key>,
+    /// Whether it has shown that it does not stamp its writes, whatever its generation.
+    stampless: bool,
+    /// Keys of which something else is known than what is on disk.
+    unsaved: BTreeSet<Key>,
+}
+
+/// What goes to disk of a counter: with it a process that restarts counts what the server counted meanwhile, and nothing twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    /// What the server has that is counted already.
+    base: i64,
+    /// The newest stamp, of a server that stamps its writes.
+    stamp: Option<u64>,
+    /// The sum that was under way.
+    telling: Option<i64>,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// What the server had when it or we last spoke.
-    base: i64,
-    heard: Mono,
-    /// The sum that is being told, while the request is open.
-    telling: Option<i64>,
-    /// Whether the server has counted on from what is being told.
-    taken: bool,
+    way: Way,
+    /// Whether a delete of ours is under way.
+    deleting: bool,
+}
+
+#[derive(Debug)]
+enum Way {
+    Quiet(Quiet),
+    Stamped(Stamped),
+}
+
+/// How a request that told a counter ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// With 200.
+    Seen,
+    /// With this other code.
+    Refused(u16),
+    /// Without an answer.
+    Unanswered,
 }
 
 impl Counters {
     /// The sum of a key has changed.
     pub(crate) fn touch(&mut self, key: Key) {
         self.dirty.insert(key);
+    }
+
+    /// What has changed since the last call, for the disk; `None` deletes.
+    pub(crate) fn take_unsaved(&mut self) -> Vec<(Key, Option<Saved>)> {
+        let saved = |known: &Known| match &known.way {
+            Way::Quiet(quiet) => {
+                let (base, telling) = quiet.saved();
+                Saved { base, stamp: None, telling }
+            }
+            Way::Stamped(stamped) => {
+                let (base, stamp) = stamped.saved();
+                Saved { base, stamp: Some(stamp), telling: None }
+            }
+        };
+        let unsaved = std::mem::take(&mut self.unsaved);
+        unsaved.into_iter().map(|key| (key.clone(), self.keys.get(&key).map(saved))).collect()
+    }
+
+    /// There is no disk.
+    pub(crate) fn drop_unsaved(&mut self) {
+        self.unsaved.clear();
+    }
+
+    /// Takes up what was on disk. What was under way is told again, if it still has to be.
+    pub(crate) fn restore(&mut self, key: Key, saved: Saved) {
+        let way = match saved.stamp {
+            None => Way::Quiet(Quiet::restore(saved.base, saved.telling)),
+            Some(stamp) => Way::Stamped(Stamped::restore(saved.base, stamp)),
+        };
+        self.keys.insert(key.clone(), Known { way, deleting: false });
+        self.dirty.insert(key);
+    }
+
+    /// Nothing is known of the server any more.
+    pub(crate) fn reset(&mut self) {
+        self.unsaved.extend(std::mem::take(&mut self.keys).into_keys());
+        self.dirty.clear();
+        self.stampless = false;
+    }
+
+    /// The server's entry is gone, with all that it had counted.
+    pub(crate) fn drop_entry(&mut self, key: &Key) {
+        self.unsaved.insert(key.clone());
+        match self.keys.get_mut(key) {
+            // What is under way may bring the entry back; the answer makes us look.
+            Some(known) if known.is_open() => known.clear(),
+            _ => _ = self.keys.remove(key),
+        }
+    }
+
+    /// The server is not answering: what is under way may arrive or not.
+    pub(crate) fn suspend(&mut self) {
+        let open: Vec<Key> = self.keys.iter().filter(|(_, k)| k.is_open()).map(|(key, _)| key.clone()).collect();
+        for key in open {
+            if let Some(known) = self.keys.get_mut(&key) {
+                known.end(Told::Unanswered, Mono(0));
+            }
+            self.unsaved.insert(key.clone());
+            self.dirty.insert(key);
+        }
+    }
+
+    /// What is known of a key, to be changed.
+    fn known(&mut self, key: &Key, base: i64, generation: Generation) -> &mut Known {
+        self.unsaved.insert(key.clone());
+        let stamped = generation == Generation::V6 && !self.stampless;
+        self.keys.entry(key.clone()).or_insert_with(|| {
+            let way = if stamped { Way::Stamped(Stamped::new(base)) } else { Way::Quiet(Quiet::new(base)) };
+            Known { way, deleting: false }
+        })
+    }
+
+    fn is_stampless(&mut self) {
+        if std::mem::replace(&mut self.stampless, true) {
+            return;
+        }
+        for (key, known) in &mut self.keys {
+            if let Way::Stamped(stamped) = &known.way {
+                self.unsaved.insert(key.clone());
+                known.way = Way::Quiet(Quiet::new(stamped.believed()));
+            }
+        }
+    }
+
+    fn due_at(&self, key: &Key) -> Option<Mono> {
+        match self.keys.get(key) {
+            None => Some(Mono(0)),
+            Some(known) if known.deleting => None,
+            Some(known) => match &known.way {
+                Way::Quiet(quiet) => quiet.due_at(),
+                Way::Stamped(stamped) => stamped.due_at(),
+            },
+        }
+    }
+}
+
+impl Known {
+    fn is_open(&self) -> bool {
+        self.deleting
+            || match &self.way {
+                Way::Quiet(quiet) => quiet.is_open(),
+                Way::Stamped(stamped) => stamped.is_open(),
+            }
+    }
+
+    fn clear(&mut self) {
+        match &mut self.way {
+            Way::Quiet(quiet) => quiet.clear(),
+            Way::Stamped(stamped) => stamped.clear(),
+        }
+    }
+
+    fn end(&mut self, how: Told, now: Mono) {
+        self.deleting = false;
+        match (&mut self.way, how) {
+            (Way::Quiet(quiet), how) => quiet.ended(how == Told::Seen),
+            (Way::Stamped(stamped), Told::Seen) => stamped.answered(now),
+            (Way::Stamped(stamped), Told::Refused(_)) => stamped.failed(),
+            (Way::Stamped(stamped), Told::Unanswered) => stamped.unanswered(),
+        }
     }
 }
 
@@ -72,63 +226,71 @@ pub(crate) fn key_of(change: &Change, cx: &Cx<'_>) -> Option<Key> {
     is_counter(cx.config, name).then(|| (cell.table.to_owned(), cell.key.to_vec()))
 }
 
-fn value(replica: &Replica, (table, key): (&str, &[u8]), now: Wall) -> Option<i64> {
+/// The sum of a counter; `None` if it does not exist.
+pub(crate) fn value(replica: &Replica, (table, key): (&str, &[u8]), now: Wall) -> Option<i64> {
     counter::value(replica, table, key, now)
 }
 
-/// A server said what its counter is now.
-pub(crate) fn set_by_server(peer: &mut Peer, at: (&str, &[u8]), said: &Value<'_>, how: How, cx: &mut Cx<'_>) {
+/// What of a value is counted already, of a server of which nothing was known about this key.
+fn first_base(peer: &Peer, at: (&str, &[u8]), said: i64, how: How, cx: &Cx<'_>) -> i64 {
+    match value(cx.replica, at, cx.now.wall) {
+        // Its dump would have shown the key, so it has none of the sum.
+        Some(_) if how != How::Dump && !peer.gap => 0,
+        // It may have counted before we listened: what it has more than the mesh is its own, and a live message says
+        // that it has just counted.
+        Some(sum) => sum.min(said - i64::from(how != How::Dump)),
+        None => 0,
+    }
+}
+
+/// A server said what its counter is now: live, or in a dump, which also shows what it counted while it could not be heard.
+/// `stamp` is its `last_modified`.
+pub(crate) fn set_by_server(
+    peer: &mut Peer,
+    at: (&str, &[u8]),
+    (said, stamp): (&Value<'_>, Option<u64>),
+    how: How,
+    cx: &mut Cx<'_>,
+) {
     let Value::Int(said) = *said else {
         cx.stats.dmq_rows_refused += 1;
         return;
     };
-    let now = cx.now.mono;
-    let key = (at.0.to_owned(), at.1.to_vec());
-    let known =
-        peer.counters.keys.entry(key.clone()).or_insert(Known { base: 0, heard: Mono(0), telling: None, taken: false });
-    let quiet = now.ms_since(known.heard) >= QUIET_MS;
-    known.heard = now;
-    let base = match known.telling {
-        // Counted from the old base or from the sum under way: the smaller positive step.
-        Some(sum) if said > sum && (said - sum < said - known.base || said <= known.base) => {
-            known.taken = true;
-            known.telling = Some(said);
-            sum
-        }
-        _ => known.base,
-    };
-    if said == base || said < base && !(quiet || how == How::Dump) {
-        return;
+    if stamp.is_none() {
+        peer.counters.is_stampless();
     }
-    let step = said - base;
-    known.base = said;
-    if counter::add(cx.replica, cx.now.wall, at, step, deadline(at.0, cx.config, cx.now.wall), peer.tag).is_err() {
-        cx.stats.dmq_rows_refused += 1;
+    let key = (at.0.to_owned(), at.1.to_vec());
+    let base = if peer.counters.keys.contains_key(&key) { 0 } else { first_base(peer, at, said, how, cx) };
+    let sure = how != How::Dump && !peer.gap;
+    let source = match how {
+        How::Dump => Source::Dump,
+        // It is still repeating what it said while nobody answered.
+        _ if peer.second_look.is_some() => Source::Repeated,
+        _ => Source::Live,
+    };
+    let known = peer.counters.known(&key, base, peer.generation);
+    let step = match &mut known.way {
+        Way::Quiet(quiet) => quiet.said(said, source, cx.now.mono),
+        Way::Stamped(stamped) => stamped.said(stamp.unwrap_or(0), said, sure, cx.now.mono),
+    };
+    // An entry of 0 is a counter too.
+    if let Some(step) = step
+        && (step != 0 || value(cx.replica, at, cx.now.wall).is_none())
+    {
+        let deadline = deadline(at.0, cx.config, cx.now.wall);
+        if counter::add(cx.replica, cx.now.wall, at, step, deadline, peer.tag).is_err() {
+            cx.stats.dmq_rows_refused += 1;
+        }
     }
     peer.counters.touch(key);
 }
 
 /// A server dropped a counter.
 pub(crate) fn delete_by_server(peer: &mut Peer, at: (&str, &[u8]), cx: &mut Cx<'_>) {
-    peer.counters.keys.remove(&(at.0.to_owned(), at.1.to_vec()));
+    peer.counters.drop_entry(&(at.0.to_owned(), at.1.to_vec()));
     if counter::delete(cx.replica, cx.now.wall, at, peer.tag).is_err() {
         cx.stats.dmq_rows_refused += 1;
     }
-}
-
-/// A dump showed a counter. What it counted beyond its base while it could not be heard is counted;
-/// where no base is known, what it has more than the mesh.
-pub(crate) fn dumped(peer: &mut Peer, at: (&str, &[u8]), said: &Value<'_>, cx: &mut Cx<'_>) {
-    let key = (at.0.to_owned(), at.1.to_vec());
-    if let (Value::Int(said), false) = (said, peer.counters.keys.contains_key(&key)) {
-        let base = value(cx.replica, at, cx.now.wall).unwrap_or(0).min(*said);
-        peer.counters.keys.insert(key.clone(), Known { base, heard: Mono(0), telling: None, taken: false });
-    }
-    set_by_server(peer, at, said, How::Dump, cx);
-    if let (Value::Int(said), Some(known)) = (said, peer.counters.keys.get_mut(&key)) {
-        known.base = *said;
-    }
-    peer.counters.touch(key);
 }
 
 /// A pull is over: every sum is to be compared with what the server has.
@@ -145,14 +307,14 @@ pub(crate) fn after_pull(peer: &mut Peer, cx: &Cx<'_>) {
     peer.counters.dirty.extend(keys);
 }
 
-/// Tells the sums of quiet keys.
-pub(crate) fn feed_quiet(peers: &mut BTreeMap<PeerId, Peer>, front: &mut Front, cx: &mut Cx<'_>) {
+/// Tells the sums that may be told now.
+pub(crate) fn feed_due(peers: &mut BTreeMap<PeerId, Peer>, front: &mut Front, cx: &mut Cx<'_>) {
     for peer in peers.values_mut().filter(|p| p.may_be_fed()) {
         let due: Vec<Key> = peer
             .counters
             .dirty
             .iter()
-            .filter(|key| peer.counters.keys.get(*key).is_none_or(|k| k.is_quiet(cx.now.mono)))
+            .filter(|key| peer.counters.due_at(key).is_some_and(|at| at <= cx.now.mono))
             .take(cx.config.dmq.window.saturating_sub(peer.feed.requests()))
             .cloned()
             .collect();
@@ -167,30 +329,31 @@ pub(crate) fn feed_quiet(peers: &mut BTreeMap<PeerId, Peer>, front: &mut Front, 
 
 fn render(peer: &mut Peer, key: Key, cx: &mut Cx<'_>) -> Option<Request> {
     let sum = value(cx.replica, (&key.0, &key.1), cx.now.wall);
-    let name = htable::name(&key.0)?;
-    if peer.lacks_tables.contains(name) {
+    let name = htable::name(&key.0)?.as_bytes();
+    if peer.lacks_tables.contains(htable::name(&key.0)?) {
         return None;
     }
-    let known = peer.counters.keys.get_mut(&key);
-    let body = match (sum, known) {
-        (None, None) => return None,
-        (None, Some(_)) => {
-            let body = kdmq::htable::encode_delete(name.as_bytes(), &key.1);
-            peer.counters.keys.remove(&key);
-            body
+    let now = cx.now.mono;
+    let body = match sum {
+        None => {
+            peer.counters.keys.get_mut(&key)?.deleting = true;
+            kdmq::htable::encode_delete(name, &key.1)
         }
-        (Some(sum), Some(known)) if known.base == sum => return None,
-        (Some(sum), known) => {
-            let body = kdmq::htable::encode_set(name.as_bytes(), &key.1, &Value::Int(sum), None);
-            match known {
-                Some(known) => (known.telling, known.taken) = (Some(sum), false),
-                None => {
-                    let known = Known { base: 0, heard: Mono(0), telling: Some(sum), taken: false };
-                    peer.counters.keys.insert(key.clone(), known);
-                }
+        Some(sum) => match &mut peer.counters.known(&key, 0, peer.generation).way {
+            Way::Quiet(quiet) if quiet.believed() == sum => return None,
+            Way::Quiet(quiet) => {
+                kdmq::htable::encode_set(name, &key.1, &Value::Int(sum), None).inspect(|_| quiet.sent(sum))
             }
-            body
-        }
+            Way::Stamped(stamped) => match stamped.next(sum, now) {
+                Next::Nothing => return None,
+                Next::Later => {
+                    peer.counters.touch(key);
+                    return None;
+                }
+                Next::Set { stamp, value } => kdmq::htable::encode_set(name, &key.1, &Value::Int(value), Some(stamp))
+                    .inspect(|_| stamped.sent(stamp, value, now)),
+            },
+        },
     };
     match body {
         Ok(body) => Some(feed::counter_request(peer, key, body)),
@@ -201,32 +364,36 @@ fn render(peer: &mut Peer, key: Key, cx: &mut Cx<'_>) -> Option<Request> {
     }
 }
 
-/// The sum was answered with 200 (`stored`), or not.
-pub(crate) fn told(peer: &mut Peer, key: &Key, stored: bool) {
-    let Some(known) = peer.counters.keys.get_mut(key) else { return };
-    let Some(sum) = known.telling.take() else { return };
-    if stored && !known.taken {
-        known.base = sum;
+/// A request about a counter has ended.
+pub(crate) fn told(peer: &mut Peer, key: &Key, how: Told, cx: &mut Cx<'_>) {
+    let mut again = true;
+    if let Told::Refused(code) = how {
+        cx.stats.dmq_refused += 1;
+        // It may be the stamp that it refused, as 5.6 would. Asking for anything else once more would not help.
+        again = code == 400 && !peer.counters.stampless;
+        match htable::name(&key.0) {
+            Some(name) if code == 500 => _ = peer.lacks_tables.insert(name.to_owned()),
+            _ if again => peer.counters.is_stampless(),
+            _ => {}
+        }
     }
-    // What was counted meanwhile has changed the sum again.
-    peer.counters.dirty.insert(key.clone());
+    let Some(known) = peer.counters.keys.get_mut(key) else { return };
+    let deleted = known.deleting && how == Told::Seen;
+    known.end(how, cx.now.mono);
+    peer.counters.unsaved.insert(key.clone());
+    if deleted {
+        peer.counters.keys.remove(key);
+    }
+    // What was counted meanwhile has changed the sum again, and half of it may have been told.
+    if again {
+        peer.counters.touch(key.clone());
+    }
 }
 
-/// When a dirty key becomes quiet.
+/// When a sum is to be told.
 pub(crate) fn next_wakeup(peer: &Peer) -> Option<Mono> {
     if !peer.may_be_fed() {
         return None;
     }
-    let when = |key: &Key| match peer.counters.keys.get(key) {
-        Some(known) if known.telling.is_some() => None,
-        Some(known) => Some(known.heard.plus_ms(QUIET_MS)),
-        None => Some(Mono(0)),
-    };
-    peer.counters.dirty.iter().filter_map(when).min()
-}
-
-impl Known {
-    fn is_quiet(&self, now: Mono) -> bool {
-        self.telling.is_none() && now.ms_since(self.heard) >= QUIET_MS
-    }
+    peer.counters.dirty.iter().filter_map(|key| peer.counters.due_at(key)).min()
 }

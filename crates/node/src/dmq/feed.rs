@@ -11,6 +11,7 @@ use tables::htable::{self, Value};
 use tables::location::{self, Contact, Member};
 
 use super::book::{Note, Proof, Ruid, Version, fingerprint};
+use super::counters::Told;
 use super::facts::{Expiry, Facts};
 use super::peer::Peer;
 use super::{counters, usrloc_in};
@@ -385,7 +386,8 @@ pub(crate) fn answered(peer: &mut Peer, fed: &Fed, code: u16, cx: &mut Cx<'_>) -
     peer.feed.unanswered = 0;
     peer.feed.answered_at = Some(cx.now.mono);
     if let Some(key) = &fed.counter {
-        counters::told(peer, key, (200..300).contains(&code));
+        let how = if (200..300).contains(&code) { Told::Seen } else { Told::Refused(code) };
+        counters::told(peer, key, how, cx);
     }
     let mut follow_up = None;
     for item in &fed.items {
@@ -475,14 +477,14 @@ fn close(peer: &mut Peer, item: &Item, cx: &Cx<'_>) {
 }
 
 /// A request got no answer. Returns whether the server has to be taken for silent.
-pub(crate) fn timed_out(peer: &mut Peer, fed: &Fed) -> bool {
+pub(crate) fn timed_out(peer: &mut Peer, fed: &Fed, cx: &mut Cx<'_>) -> bool {
     if fed.epoch != peer.feed.epoch {
         return false;
     }
     peer.feed.requests = peer.feed.requests.saturating_sub(1);
     peer.feed.unanswered += 1;
     if let Some(key) = &fed.counter {
-        counters::told(peer, key, false);
+        counters::told(peer, key, Told::Unanswered, cx);
     }
     for item in &fed.items {
         peer.feed.open.remove(&item.slot);

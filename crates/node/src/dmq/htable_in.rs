@@ -82,7 +82,7 @@ fn set(
     let Some(table) = table_of(name, cx) else { return };
     let name = htable::name(&table).unwrap_or_default().to_owned();
     if counters::is_counter(cx.config, &name) {
-        return counters::set_by_server(peer, (&table, key), value, how, cx);
+        return counters::set_by_server(peer, (&table, key), (value, last_modified), how, cx);
     }
     let now_s = cx.now.wall.0 / 1_000;
     let held = held(cx, &table, key);
@@ -280,7 +280,7 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx:
     let name = htable::name(&table).unwrap_or_default().to_owned();
     let key: &[u8] = &cell.key;
     if counters::is_counter(cx.config, &name) {
-        return counters::dumped(peer, (&table, key), &cell.value, cx);
+        return counters::set_by_server(peer, (&table, key), (&cell.value, cell.last_modified), How::Dump, cx);
     }
     let now_s = cx.now.wall.0 / 1_000;
     let held = held(cx, &table, key);

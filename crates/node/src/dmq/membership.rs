@@ -120,6 +120,7 @@ impl Dmq {
         if leaves && let Some(peer) = self.peers.get_mut(&id) {
             peer.phase = Phase::Left;
             peer.feed.suspend();
+            peer.counters.suspend();
             self.notes_changed = true;
             cx.log(Level::Info, format!("server {uri} has left"));
         } else if !lines.is_empty() {
@@ -324,6 +325,7 @@ impl Dmq {
         peer.missed();
         peer.lists_us = false;
         peer.feed.suspend();
+        peer.counters.suspend();
         peer.pull.stop();
         peer.ping_at = cx.now.mono.plus_ms(SILENT_PING_MS);
         self.notes_changed = true;

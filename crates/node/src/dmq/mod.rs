@@ -209,7 +209,7 @@ impl Dmq {
                     }
                     Ended::TimedOut => {
                         cx.stats.dmq_unanswered += 1;
-                        if feed::timed_out(peer, &fed) {
+                        if feed::timed_out(peer, &fed, cx) {
                             self.went_silent(id, "two requests had no answer", cx);
                         }
                     }
@@ -231,6 +231,9 @@ impl Dmq {
             {
                 counter::drop_outdated(cx.replica, cx.now.wall, (table, key), 0);
             }
+            // With the last contribution, at about this time, the entries of the servers end too.
+            let expired = change.cause == Cause::Expired
+                && counter.as_ref().is_some_and(|(t, k)| counters::value(cx.replica, (t, k), cx.now.wall).is_none());
             let sender = self.by_tag.get(&change.via).and_then(|id| self.peers.get(id));
             // Whom the sender tells its updates itself.
             let told = sender.map(|s| (s.id, s.lists.clone()));
@@ -243,7 +246,11 @@ impl Dmq {
                         peer.contests.remove(&change.slot);
                         peer.live_lately.remove(&change.slot);
                     }
-                    Cause::Expired => {}
+                    Cause::Expired => {
+                        if let Some(key) = expired.then_some(counter.as_ref()).flatten() {
+                            peer.counters.drop_entry(key);
+                        }
+                    }
                     _ if counter.is_some() => {
                         if let Some(key) = &counter {
                             peer.counters.touch(key.clone());
@@ -291,7 +298,7 @@ impl Dmq {
             }
         }
         if self.attending {
-            counters::feed_quiet(&mut self.peers, front, cx);
+            counters::feed_due(&mut self.peers, front, cx);
         }
         self.renew_leases(cx);
     }

@@ -212,7 +212,7 @@ impl Peer {
         self.lacks_tables.clear();
         self.contests.clear();
         self.early_expires.clear();
-        self.counters = Counters::default();
+        self.counters.reset();
         self.learned_at = None;
         self.missed();
     }

@@ -2,13 +2,15 @@
 //!
 //! Without them a node that restarts could not tell a contact that its server has removed meanwhile from one that never
 //! reached it. A book goes to disk in the same batches as the cells that it speaks of, so a restored entry speaks of
-//! the version that is restored with it, or of an older one: it never claims too much.
+//! the version that is restored with it, or of an older one: it never claims too much. So do the bases of its counters: what is
+//! lost of them in a crash, and what is lost of the contributions, is the same.
 
 use bytes::Bytes;
 use crdt::{CellRef, Replica, Slot};
 
 use super::Dmq;
 use super::book::Entry;
+use super::counters::Key;
 use super::life::Life;
 use super::membership::socket_for;
 use super::peer::{Address, Peer};
@@ -35,11 +37,30 @@ fn entry_key(uri: &str, cell: &CellRef<'_>) -> Vec<u8> {
     key
 }
 
+/// What stands where an entry has the length of its table's name, which is shorter.
+const COUNTER: [u8; 2] = [0xff; 2];
+
+fn counter_key(uri: &str, (table, key): &Key) -> Vec<u8> {
+    let mut put = life_key(uri);
+    put.extend_from_slice(&COUNTER);
+    put.extend_from_slice(&(table.len() as u16).to_be_bytes());
+    put.extend_from_slice(table.as_bytes());
+    put.extend_from_slice(key);
+    put
+}
+
+fn counter_of(id: &[u8]) -> Option<Key> {
+    let (table, key) = part(id.strip_prefix(&COUNTER)?)?;
+    Some((std::str::from_utf8(table).ok()?.to_owned(), key.to_vec()))
+}
+
+/// Bytes behind their length, and the rest.
+fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))
+}
+
 fn slot_of(replica: &Replica, id: &[u8]) -> Option<Slot> {
-    fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-        let (len, rest) = bytes.split_first_chunk::<2>()?;
-        rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))
-    }
     let (table, rest) = part(id)?;
     let (key, member) = part(rest)?;
     replica.slot(std::str::from_utf8(table).ok()?, key, member)
@@ -73,6 +94,10 @@ impl Dmq {
                     let counter = u64::from_be_bytes(counter);
                     peer.life = Life::resume(counter);
                     peer.saved_life = Some(counter);
+                }
+            } else if let Some(key) = counter_of(id) {
+                if let Ok(saved) = postcard::from_bytes(value) {
+                    peer.counters.restore(key, saved);
                 }
             } else if let (Some(slot), Ok(entry)) = (slot_of(replica, id), postcard::from_bytes::<Entry>(value)) {
                 peer.book.restore(slot, entry);
@@ -114,8 +139,21 @@ impl Dmq {
                 let value = entry.and_then(|e| postcard::to_stdvec(&e).ok()).map(Bytes::from);
                 puts.push((entry_key(&peer.uri, &cell), value));
             }
+            for (key, saved) in peer.counters.take_unsaved() {
+                let value = saved.and_then(|s| postcard::to_stdvec(&s).ok()).map(Bytes::from);
+                puts.push((counter_key(&peer.uri, &key), value));
+            }
         }
         puts
+    }
+
+    /// There is no disk.
+    pub(crate) fn drop_puts(&mut self) {
+        self.puts.clear();
+        for peer in self.peers.values_mut() {
+            peer.book.drop_unsaved();
+            peer.counters.drop_unsaved();
+        }
     }
 
     /// A cell is forgotten: so is what servers held of it.

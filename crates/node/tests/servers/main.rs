@@ -3,5 +3,6 @@
 mod counters;
 mod registrations;
 mod repair;
+mod scripted;
 mod tables;
 mod world;
