@@ -96,7 +96,7 @@ impl MemberState {
 pub struct Peer {
     /// DMQ address, `sip:host:port[;transport=tcp]`.
     pub uri: String,
-    /// `new`, `active` or `silent`.
+    /// `new`, `active`, `silent` or `left`.
     pub state: String,
     /// DMQ dialect: `5.6` or `6`.
     pub generation: String,

@@ -298,7 +298,7 @@ pub(crate) enum CertAction {
         #[arg(long, default_value = "starling")]
         name: String,
         /// Days until it expires
-        #[arg(long, default_value_t = 7_300)]
+        #[arg(long, default_value_t = 7_300, value_parser = clap::value_parser!(u32).range(1..))]
         days: u32,
         /// Replace what is there
         #[arg(long)]
@@ -319,7 +319,7 @@ pub(crate) enum CertAction {
         #[arg(long, value_name = "HOST")]
         host: Vec<String>,
         /// Days until it expires
-        #[arg(long, default_value_t = 3_650)]
+        #[arg(long, default_value_t = 3_650, value_parser = clap::value_parser!(u32).range(1..))]
         days: u32,
         /// Replace what is there
         #[arg(long)]

@@ -62,8 +62,20 @@ impl Client {
         Self::decode(&mut self.send(method, path, body)?)
     }
 
+    /// A whole list, asked for part by part.
+    pub(crate) fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, Failure> {
+        let mut rows = Vec::new();
+        let mut next = Some(format!("{path}?limit={}", admin::MAX_LIMIT));
+        while let Some(path) = next {
+            let (page, following) = self.page(&path)?;
+            rows.extend(page);
+            next = following;
+        }
+        Ok(rows)
+    }
+
     /// The next part of a list, and the path of the one behind it.
-    pub(crate) fn page<T: DeserializeOwned>(&self, path: &str) -> Result<(Vec<T>, Option<String>), Failure> {
+    fn page<T: DeserializeOwned>(&self, path: &str) -> Result<(Vec<T>, Option<String>), Failure> {
         let mut response = self.send(&Method::GET, path, None::<&()>)?;
         let link = response.headers().get(header::LINK).and_then(|link| link.to_str().ok());
         let next = link

@@ -40,13 +40,7 @@ fn list(client: &Client, query: &Query) -> Outcome {
 }
 
 fn dump(client: &Client, query: &Query, name: &str) -> Outcome {
-    let mut rows: Vec<Entry> = Vec::new();
-    let mut next = Some(format!("{}?limit={}", path(&["htable", name]), admin::MAX_LIMIT));
-    while let Some(path) = next {
-        let (page, following) = client.page(&path)?;
-        rows.extend(page);
-        next = following;
-    }
+    let rows: Vec<Entry> = client.list(&path(&["htable", name]))?;
     if query.json {
         return print_json(&rows);
     }

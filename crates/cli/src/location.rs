@@ -20,13 +20,7 @@ pub(crate) fn location(args: &args::Location) -> Outcome {
 }
 
 fn list(client: &Client, query: &Query) -> Outcome {
-    let mut rows: Vec<admin::Location> = Vec::new();
-    let mut next = Some(format!("{}?limit={}", path(&["location"]), admin::MAX_LIMIT));
-    while let Some(path) = next {
-        let (page, following) = client.page(&path)?;
-        rows.extend(page);
-        next = following;
-    }
+    let rows: Vec<admin::Location> = client.list(&path(&["location"]))?;
     if query.json {
         return print_json(&rows);
     }

@@ -76,7 +76,7 @@ pub enum MemberState {
 pub struct PeerView {
     /// `sip:host:port[;transport=tcp]`.
     pub uri: String,
-    /// `new`, `active`, `silent`.
+    /// `new`, `active`, `silent` or `left`.
     pub state: &'static str,
     /// `5.6` or `6`.
     pub generation: &'static str,

@@ -134,8 +134,8 @@ impl Settings {
         }
         key(out, "How often a server is pinged.", "ping_interval", &quoted(dmq.ping_interval));
         key(out, "Open requests per server at a time.", "window", &dmq.window);
-        let help = "How many contacts a server is fed at most; 0 = no limit. One takes 1.1 kB of its shared memory: Debian's\n\
-                    # default of 64 MB is full at some 55,000, and Kamailio 5.6 dies of that.";
+        let help = "A server that is known to hold so many cells is given no further contact; 0 = no limit. One takes 1.1 kB of\n\
+                    # its shared memory: Debian's default of 64 MB is full at some 55,000, and Kamailio 5.6 dies of that.";
         key(out, help, "feed_limit", &dmq.feed_limit);
         key(out, "Contacts in one request while a queue is long.", "multi", &dmq.multi);
     }

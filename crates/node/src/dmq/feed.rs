@@ -94,17 +94,12 @@ impl Feed {
         }
     }
 
-    /// Whether a request about the cell is open.
-    pub(crate) fn is_open(&self, slot: Slot) -> bool {
-        self.open.contains_key(&slot)
-    }
-
     /// Whether the cell waits, or a request about it is open.
     pub(crate) fn is_pending(&self, slot: Slot) -> bool {
         self.open.contains_key(&slot) || self.queued.contains(&slot)
     }
 
-    /// The cell has to be sent again after the open request, whatever that one achieves.
+    /// If a request about the cell is open, it has to be sent again after that one, whatever it achieves.
     pub(crate) fn look_again(&mut self, slot: Slot) {
         if let Some(open) = self.open.get_mut(&slot) {
             open.again = true;

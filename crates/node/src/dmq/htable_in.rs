@@ -172,9 +172,7 @@ fn delete(peer: &mut Peer, (name, key): (&BStr, &BStr), how: How, cx: &mut Cx<'_
     if let Some(held) = held(cx, &table, key) {
         peer.touched(held.slot, cx.now.mono);
         peer.book.remove(held.slot);
-        if peer.feed.is_open(held.slot) {
-            peer.feed.look_again(held.slot);
-        }
+        peer.feed.look_again(held.slot);
         if !held.live {
             return;
         }
@@ -215,26 +213,14 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &
         value: fingerprint(body),
         pull: Some(peer.pull.number),
     };
-    let crossed = how != How::Dump && peer.book.fresh(slot, cx.now.mono) == Some(Proof::Told);
-    peer.book.note(slot, note, cx.now.mono);
-    if how != How::Dump {
-        peer.touched(slot, cx.now.mono);
-    }
-    if crossed {
-        peer.contested(slot, cx.now.mono);
-    }
-    if peer.feed.is_open(slot) {
-        peer.feed.look_again(slot);
-    }
+    peer.showed(slot, note, how, cx.now.mono);
 }
 
 fn correct(peer: &mut Peer, slot: Slot, body: &[u8], cx: &mut Cx<'_>) {
     let pull = Some(peer.pull.number);
     let note = Note { held: None, proof: Proof::Seen, ruid: Ruid::AsHeld, value: fingerprint(body), pull };
     peer.book.note(slot, note, cx.now.mono);
-    peer.figures.corrections += 1;
-    cx.stats.dmq_corrections += 1;
-    peer.feed.enqueue(slot);
+    peer.correct(slot, cx);
 }
 
 /// Removes whatever matches, as the server did: an observed removal per entry.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crdt::{Dot, Forget, Replica, Slot};
 use kdmq::Generation;
 
+use super::How;
 use super::book::{Book, Note, Proof, Ruid};
 use super::counters::Counters;
 use super::feed::Feed;
@@ -13,6 +14,7 @@ use super::life::Life;
 use super::owner::HOLD_MS;
 use super::pull::{self, Pull};
 use crate::config::SipTransport;
+use crate::cx::Cx;
 use crate::io::{Mono, SocketId};
 
 /// A server's number in this node, given in the order in which they were met.
@@ -272,6 +274,28 @@ impl Peer {
         if let Some(dot) = self.unacknowledged.remove(&slot) {
             replica.release(dot);
         }
+    }
+
+    /// It has shown that it holds a version.
+    pub(crate) fn showed(&mut self, slot: Slot, note: Note<'_>, how: How, now: Mono) {
+        let live = how != How::Dump;
+        let crossed = live && self.book.fresh(slot, now) == Some(Proof::Told);
+        self.book.note(slot, note, now);
+        if live {
+            self.touched(slot, now);
+        }
+        if crossed {
+            self.contested(slot, now);
+        }
+        // What it ends up with depends on which of the two messages it applied last.
+        self.feed.look_again(slot);
+    }
+
+    /// It holds something that lost, or dropped something that won: the winner goes back to it.
+    pub(crate) fn correct(&mut self, slot: Slot, cx: &mut Cx<'_>) {
+        self.figures.corrections += 1;
+        cx.stats.dmq_corrections += 1;
+        self.feed.enqueue(slot);
     }
 
     /// It cannot be known which of several messages about a cell it applied last: its own and another server's may have

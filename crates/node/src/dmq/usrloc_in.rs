@@ -149,18 +149,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, ruid: &BStr, how: How, cx: &
         value: 0,
         pull: Some(peer.pull.number),
     };
-    let crossed = how != How::Dump && peer.book.fresh(slot, cx.now.mono) == Some(Proof::Told);
-    peer.book.note(slot, note, cx.now.mono);
-    if how != How::Dump {
-        peer.touched(slot, cx.now.mono);
-    }
-    if crossed {
-        peer.contested(slot, cx.now.mono);
-    }
-    if peer.feed.is_open(slot) {
-        // What the server ends up with depends on which of the two it applied last.
-        peer.feed.look_again(slot);
-    }
+    peer.showed(slot, note, how, cx.now.mono);
     alias(peer, slot, cx);
 }
 
@@ -168,9 +157,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, ruid: &BStr, how: How, cx: &
 fn correct(peer: &mut Peer, slot: Slot, ruid: &BStr, cx: &mut Cx<'_>) {
     let pull = Some(peer.pull.number);
     peer.book.note(slot, Note { held: None, proof: Proof::Seen, ruid: Ruid::Own(ruid), value: 0, pull }, cx.now.mono);
-    peer.figures.corrections += 1;
-    cx.stats.dmq_corrections += 1;
-    peer.feed.enqueue(slot);
+    peer.correct(slot, cx);
 }
 
 /// Keeps a ruid of this server that the held body does not name as a cell of its own, so that any
@@ -215,9 +202,7 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     let held = held(cx, &row.aor, &member);
     if let Some(held) = &held {
         peer.touched(held.slot, cx.now.mono);
-        if peer.feed.is_open(held.slot) {
-            peer.feed.look_again(held.slot);
-        }
+        peer.feed.look_again(held.slot);
         if !held.live {
             peer.book.remove(held.slot);
             return;
@@ -225,10 +210,7 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         let knew = peer.book.holds(held.slot, held.order.into());
         peer.book.remove(held.slot);
         if !knew && survives(held, &row.contact) {
-            peer.figures.corrections += 1;
-            cx.stats.dmq_corrections += 1;
-            peer.feed.enqueue(held.slot);
-            return;
+            return peer.correct(held.slot, cx);
         }
     }
     let stamp = match how {

@@ -8,7 +8,7 @@ use proptest::test_runner::RngSeed;
 use starling_node::Config;
 use starling_node::config::HtableConfig;
 
-use crate::world::{Weather, World, config};
+use crate::world::{Weather, World, config, two};
 
 fn inc(world: &mut World, server: SocketAddr, key: &str) {
     let wall = world.wall_s();
@@ -17,10 +17,7 @@ fn inc(world: &mut World, server: SocketAddr, key: &str) {
 
 #[test]
 fn increments_at_both_servers_add_up_at_both() {
-    let mut world = World::new(config());
-    let k1 = world.start("127.0.0.11:5060");
-    let k2 = world.start("127.0.0.12:5060");
-    world.run_ms(8_000);
+    let (mut world, k1, k2) = two();
     for _ in 0..5 {
         inc(&mut world, k1, "c");
         inc(&mut world, k2, "c");
@@ -35,10 +32,7 @@ fn increments_at_both_servers_add_up_at_both() {
 
 #[test]
 fn increments_of_a_server_that_was_cut_off_count_after_its_return() {
-    let mut world = World::new(config());
-    let k1 = world.start("127.0.0.11:5060");
-    let k2 = world.start("127.0.0.12:5060");
-    world.run_ms(8_000);
+    let (mut world, k1, k2) = two();
     inc(&mut world, k1, "c");
     world.run_ms(1_000);
     world.server(k2).reachable = false;
@@ -59,10 +53,7 @@ fn increments_of_a_server_that_was_cut_off_count_after_its_return() {
 
 #[test]
 fn a_deleted_counter_starts_anew_everywhere() {
-    let mut world = World::new(config());
-    let k1 = world.start("127.0.0.11:5060");
-    let k2 = world.start("127.0.0.12:5060");
-    world.run_ms(8_000);
+    let (mut world, k1, k2) = two();
     inc(&mut world, k1, "c");
     world.run_ms(500);
     world.server(k1).delete("calls", "c");

@@ -1,17 +1,9 @@
 //! Contacts of two servers that share one node.
 
-use crate::world::{World, config};
+use crate::world::two;
 
 const A: &str = "sip:alice@192.0.2.1:5060";
 const B: &str = "sip:alice@192.0.2.2:5060";
-
-fn two() -> (World, std::net::SocketAddr, std::net::SocketAddr) {
-    let mut world = World::new(config());
-    let k1 = world.start("127.0.0.11:5060");
-    let k2 = world.start("127.0.0.12:5060");
-    world.run_ms(8_000);
-    (world, k1, k2)
-}
 
 #[test]
 fn a_registration_at_one_server_reaches_the_other_with_its_ruid() {

@@ -1,24 +1,11 @@
 //! Servers that were cut off, restarted or silent.
 
-use crate::world::{World, config};
+use crate::world::{World, config, text, two};
 use starling_node::Config;
-use tables::htable::Value;
 
 const A: &str = "sip:alice@192.0.2.1:5060";
 const B: &str = "sip:bob@192.0.2.2:5060";
 const C: &str = "sip:carol@192.0.2.3:5060";
-
-fn two() -> (World, std::net::SocketAddr, std::net::SocketAddr) {
-    let mut world = World::new(config());
-    let k1 = world.start("127.0.0.11:5060");
-    let k2 = world.start("127.0.0.12:5060");
-    world.run_ms(8_000);
-    (world, k1, k2)
-}
-
-fn text(text: &'static str) -> Value<'static> {
-    Value::Str(std::borrow::Cow::Owned(text.into()))
-}
 
 /// Alice and a key at the first server, known to everybody, and proven by a dump.
 fn settled() -> (World, std::net::SocketAddr, std::net::SocketAddr) {

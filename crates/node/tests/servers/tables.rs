@@ -1,20 +1,8 @@
 //! Hash tables of two servers that share one node.
 
-use crate::world::{World, config};
+use crate::world::{World, config, text, two};
 use starling_node::{Command, CommandId, CommandOk, Input, Pattern};
 use tables::htable::Value;
-
-fn two() -> (World, std::net::SocketAddr, std::net::SocketAddr) {
-    let mut world = World::new(config());
-    let k1 = world.start("127.0.0.11:5060");
-    let k2 = world.start("127.0.0.12:5060");
-    world.run_ms(8_000);
-    (world, k1, k2)
-}
-
-fn text(text: &'static str) -> Value<'static> {
-    Value::Str(std::borrow::Cow::Owned(text.into()))
-}
 
 #[test]
 fn sets_and_deletes_reach_the_other_server_whatever_their_type() {

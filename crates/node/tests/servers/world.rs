@@ -7,6 +7,7 @@ use crdt::{NodeId, Origin, Wall};
 use kdmq::Generation;
 use starling_node::config::{Ack, DmqConfig, DmqMode, HtableConfig, SipSocket, SipTransport, Timing};
 use starling_node::{Batch, Config, Input, Mono, Node, Now, Output, Restored, SocketId, Tree};
+use tables::htable::Value;
 
 use crate::scripted::Server;
 
@@ -253,6 +254,19 @@ impl World {
             starling_node::Value::Str(text) => text.to_string(),
         })
     }
+}
+
+/// A node with two servers that it knows.
+pub(crate) fn two() -> (World, SocketAddr, SocketAddr) {
+    let mut world = World::new(config());
+    let k1 = world.start("127.0.0.11:5060");
+    let k2 = world.start("127.0.0.12:5060");
+    world.run_ms(8_000);
+    (world, k1, k2)
+}
+
+pub(crate) fn text(text: &'static str) -> Value<'static> {
+    Value::Str(std::borrow::Cow::Owned(text.into()))
 }
 
 fn now(ms: u64) -> Now {

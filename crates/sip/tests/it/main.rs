@@ -9,4 +9,5 @@ mod message;
 mod robust;
 mod server;
 mod stream;
+mod torture;
 mod uri;
