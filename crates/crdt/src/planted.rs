@@ -58,7 +58,7 @@ bugs! {
 
     /// An expired version is forgotten by its own deadline, not by the time of its write.
     ForgetAtOwnDeadline = "forget-at-own-deadline", "R1";
-    /// Where ranks decide before stamps, forgetting goes by the stamp all the same, not by the birth.
+    /// Where ranks decide before stamps, versions live and are forgotten by their stamp all the same, not by the birth.
     RankedForgottenByStamp = "ranked-forgotten-by-stamp", "R1";
     /// A version may live as long as was asked for, beyond what its table allows.
     DeadlineNotClamped = "deadline-not-clamped", "R1";

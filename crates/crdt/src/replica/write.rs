@@ -165,7 +165,9 @@ impl Replica {
 pub(super) fn latest_deadline(rules: TableRules, stamp: Stamp, birth: Option<u64>) -> u64 {
     match (rules.forget, rules.max_life, birth) {
         (Forget::Stable, ..) => u64::MAX,
-        (Forget::ByTime { .. }, Some(life), Some(birth)) => birth.saturating_add(u64::from(life)),
+        (Forget::ByTime { .. }, Some(life), Some(birth)) if !planted::on(Bug::RankedForgottenByStamp) => {
+            birth.saturating_add(u64::from(life))
+        }
         (Forget::ByTime { max_ttl }, ..) => stamp.time.secs().saturating_add(u64::from(max_ttl)),
     }
 }
