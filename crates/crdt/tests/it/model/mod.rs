@@ -204,7 +204,18 @@ fn disturb(world: &mut World, node: usize, profile: Profile, rng: &mut Rng) {
             }
             world.start(down);
         } else {
+            let quick = rng.chance(30);
+            if quick {
+                world.write_out(node);
+                world.fsync(node);
+                write(world, node, profile, rng);
+            }
             world.crash(node);
+            if quick {
+                // The clock has not moved since.
+                world.start(node);
+                write(world, node, profile, rng);
+            }
         }
     } else if profile.join && world.nodes.len() < 6 && rng.chance(40) {
         world.add_node(profile.durable_percent);
