@@ -9,6 +9,8 @@
 //!
 //! - rule 16: there is no table with children yet; rule 18: the daemon refuses such a configuration, and rules that differ
 //!   between nodes are refused at hello;
+//! - what the sender covers and did not show, kept at the end of a session that is not full (R2): it has lost to something
+//!   that the session brings, or is dead;
 //! - dots trusted in a repair (R9): a repair runs only where another bug has already been seen;
 //! - a relay that drops: clocks and sessions make up for it, so it costs two seconds and nothing else;
 //! - a cell that its dot shows to be old, relayed as it came: the push queue holds names of cells, not versions.
@@ -71,8 +73,6 @@ bugs! {
     OverwrittenNotSent = "overwritten-not-sent", "R2";
     /// A session goes on although an owed cell was forgotten by stability.
     VoidSessionGoesOn = "void-session-goes-on", "R2";
-    /// At the end of a session that is not full, nothing is dropped that the sender covers and did not show.
-    UnshownKept = "unshown-kept", "R2";
 
     /// The dot of a cell that was refused as too far ahead is covered.
     RefusedIsCovered = "refused-is-covered", "R3";

@@ -179,8 +179,7 @@ impl Replica {
             dots.map(move |(seq, slot)| (Dot { origin, seq }, slot))
         });
         let mut unshown: Vec<u32> = suspects.filter(|(dot, _)| !shown.contains(*dot)).map(|(_, slot)| slot).collect();
-        let kept = if start.full { Bug::FullKeepsUnshown } else { Bug::UnshownKept };
-        if planted::on(kept) {
+        if planted::on(Bug::FullKeepsUnshown) && start.full {
             unshown.clear();
         } else if planted::on(Bug::FullTakesOver) && start.full {
             unshown = self.dots.iter().filter(|(dot, _)| !shown.contains(*dot)).map(|(_, slot)| slot).collect();

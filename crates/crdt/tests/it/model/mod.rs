@@ -2,7 +2,6 @@
 //! that its clock covers; after healing, clocks, views and digests are equal, and nothing dead stays for good.
 //!
 //! `STARLING_MODEL_RUNS` sets the number of runs per profile; `STARLING_MODEL_SEED` replays one seed. A failure names both.
-//! In a build with the feature `planted`, `STARLING_PLANT` names a bug that these runs have to find.
 
 mod sums;
 mod truth;
@@ -427,17 +426,7 @@ fn forget_all(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
-/// Plants the bug that the environment names.
-fn plant() {
-    #[cfg(feature = "planted")]
-    if let Ok(name) = std::env::var("STARLING_PLANT") {
-        let bug = crdt::planted::Bug::by_name(&name).expect("STARLING_PLANT names a bug");
-        crdt::planted::choose(Some(bug));
-    }
-}
-
 fn run_all(profile: Profile) {
-    plant();
     let runs = std::env::var("STARLING_MODEL_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(200_u64);
     let only = std::env::var("STARLING_MODEL_SEED").ok().and_then(|n| n.parse().ok());
     for seed in only.map_or(0..runs, |seed: u64| seed..seed + 1) {

@@ -11,7 +11,7 @@ use crdt::{
 
 use super::sums::Sums;
 use super::truth::Truth;
-use crate::support::{CellId, Rng};
+use crate::support::{CellId, Rng, plant};
 
 /// Milliseconds.
 pub(crate) const MAX_SKEW: u32 = 2_000;
@@ -125,6 +125,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, nodes: usize, durable_percent: u64) -> Self {
+        plant();
         let mut world = Self {
             rng: Rng(seed),
             time: 1_000_000_000,
