@@ -2,8 +2,8 @@
 //!
 //! The binary is built once, with the feature `planted` and in a directory of its own, so that it is never taken for a
 //! release. First it sweeps with nothing planted: where that finds something, finding it again would say nothing. Then it
-//! sweeps with each bug. What no sweep finds is given to the replica's own tests, its random runs among them: for bugs in
-//! corners that the node does not lead to, or seldom. A bug that neither finds fails the run.
+//! sweeps with each bug. What no sweep finds is given to the tests of the replica and of the node, random runs among them:
+//! for bugs in corners that a whole platform does not lead to, or seldom. A bug that neither finds fails the run.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -51,7 +51,7 @@ impl Plan {
 /// What found a bug.
 #[derive(Debug, PartialEq, Eq)]
 struct Catch {
-    /// Properties, or the test of the replica.
+    /// Properties, or a test.
     by: String,
     /// In which scenario; empty outside of the simulator.
     scenario: String,
@@ -70,7 +70,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<bool> {
     println!("{}", row(["bug", "rule", "found by", "in", "seeds"]));
     for &bug in &plan.bugs {
         let found = match sweep(&binary, Some(bug), plan)? {
-            None if plan.runs > 0 => replica_tests(bug, plan.runs)?,
+            None if plan.runs > 0 => own_tests(bug, plan.runs)?,
             found => found,
         };
         match &found {
@@ -147,11 +147,12 @@ fn catch(json: &[u8]) -> anyhow::Result<Catch> {
     })
 }
 
-/// The replica's own tests, its random runs among them.
-fn replica_tests(bug: Bug, runs: u32) -> anyhow::Result<Option<Catch>> {
+/// The tests of the replica and of the node, random runs among them.
+fn own_tests(bug: Bug, runs: u32) -> anyhow::Result<Option<Catch>> {
     let mut command = cargo();
     command
-        .args(["test", "--locked", "--package", "starling-crdt", "--features", "planted", "--test", "it"])
+        .args(["test", "--locked", "--no-fail-fast", "--tests", "--features", "starling-node/planted"])
+        .args(["--package", "starling-crdt", "--package", "starling-node"])
         .arg("--target-dir")
         .arg(target())
         .env("STARLING_PLANT", bug.name())
@@ -159,13 +160,13 @@ fn replica_tests(bug: Bug, runs: u32) -> anyhow::Result<Option<Catch>> {
     let Output { status, stdout, .. } = command.stderr(Stdio::null()).output().context("cannot run cargo")?;
     let text = String::from_utf8_lossy(&stdout);
     if !text.lines().any(|line| line.starts_with("test result: ")) {
-        bail!("the tests of the replica do not run");
+        bail!("the tests do not run");
     }
     if status.success() {
         return Ok(None);
     }
     let test = text.lines().find_map(failed_test).unwrap_or("?");
-    Ok(Some(Catch { by: format!("replica: {test}"), scenario: String::new(), seeds: 0 }))
+    Ok(Some(Catch { by: format!("test: {test}"), scenario: String::new(), seeds: 0 }))
 }
 
 /// The last part of a test's name, if the line says that it failed.
