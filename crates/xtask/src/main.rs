@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 Usage: cargo xtask test [--no-install] [FILTER]
-       cargo xtask mutants [--seeds N] [--runs N] [--scenario NAME] [BUG]...
+       cargo xtask mutants [--seeds N] [--minutes N] [--runs N] [--scenario NAME] [BUG]...
 
   test            unit, property, golden, black-box and Kamailio tests
   --no-install    never install packages: name those that are missing, and fail
@@ -22,6 +22,7 @@ Usage: cargo xtask test [--no-install] [FILTER]
 
   mutants         plants known bugs, one at a time: the simulator has to find each
   --seeds N       seeds per bug, 300 unless told
+  --minutes N     the longest that the seeds of one bug may take, 10 unless told
   --runs N        random runs of the replica's tests for what no seed finds, 1000 unless told
   --scenario NAME only this scenario
   BUG             only these bugs

@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     /// Random runs of the replica's tests per bug and profile.
     runs: u32,
     scenario: String,
+    /// The longest that one sweep may take, minutes.
+    minutes: u32,
     /// These bugs only; none: all.
     bugs: Vec<Bug>,
 }
@@ -31,12 +33,13 @@ pub(crate) struct Plan {
 impl Plan {
     /// Reads the arguments after `mutants`.
     pub(crate) fn read(args: &[String]) -> Option<Self> {
-        let mut plan = Self { seeds: 300, runs: 1_000, scenario: "all".to_owned(), bugs: Vec::new() };
+        let mut plan = Self { seeds: 300, runs: 1_000, scenario: "all".to_owned(), minutes: 10, bugs: Vec::new() };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 "--seeds" => plan.seeds = args.next()?.parse().ok().filter(|n| *n > 0)?,
                 "--runs" => plan.runs = args.next()?.parse().ok()?,
+                "--minutes" => plan.minutes = args.next()?.parse().ok().filter(|n| *n > 0)?,
                 "--scenario" => plan.scenario = args.next()?.clone(),
                 name => plan.bugs.push(Bug::by_name(name)?),
             }
@@ -47,6 +50,9 @@ impl Plan {
         Some(plan)
     }
 }
+
+/// The exit code of a Rust program that panicked.
+const PANICKED: i32 = 101;
 
 /// What found a bug.
 #[derive(Debug, PartialEq, Eq)]
@@ -122,7 +128,8 @@ fn build() -> anyhow::Result<PathBuf> {
 /// One sweep; what it found.
 fn sweep(binary: &Path, bug: Option<Bug>, plan: &Plan) -> anyhow::Result<Option<Catch>> {
     let mut command = Command::new(binary);
-    command.args(["sim", "sweep", &plan.scenario, "--seeds", &plan.seeds.to_string(), "--json"]);
+    command.args(["sim", "sweep", &plan.scenario, "--seeds", &plan.seeds.to_string()]);
+    command.args(["--minutes", &plan.minutes.to_string(), "--json"]);
     if let Some(bug) = bug {
         command.args(["--plant", bug.name()]);
     }
@@ -131,6 +138,9 @@ fn sweep(binary: &Path, bug: Option<Bug>, plan: &Plan) -> anyhow::Result<Option<
     match out.status.code() {
         Some(0) => Ok(None),
         Some(1) => catch(&out.stdout).with_context(whole).map(Some),
+        Some(PANICKED) if bug.is_some() => {
+            Ok(Some(Catch { by: "a panic".to_owned(), scenario: String::new(), seeds: 0 }))
+        }
         _ => bail!(whole()),
     }
 }
@@ -187,11 +197,19 @@ mod tests {
     fn the_command_line_names_bugs_or_means_all() {
         assert_eq!(read(&[]).map(|plan| plan.bugs), Some(Bug::ALL.to_vec()));
         let plan = read(&["no-floor", "--seeds", "7", "--runs", "0", "--scenario", "everything"]);
-        let wanted = Plan { seeds: 7, runs: 0, scenario: "everything".to_owned(), bugs: vec![Bug::NoFloor] };
+        let wanted =
+            Plan { seeds: 7, runs: 0, scenario: "everything".to_owned(), minutes: 10, bugs: vec![Bug::NoFloor] };
         assert_eq!(plan, Some(wanted));
         for wrong in [&["no-such-bug"][..], &["--seeds"], &["--seeds", "0"], &["--seeds", "x"]] {
             assert_eq!(read(wrong), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_sweep_that_ends_well_found_nothing_and_one_that_fails_has_to_say_what() {
+        let plan = read(&["no-floor"]).unwrap();
+        assert_eq!(sweep(Path::new("true"), Some(Bug::NoFloor), &plan).unwrap(), None);
+        assert!(sweep(Path::new("false"), Some(Bug::NoFloor), &plan).is_err());
     }
 
     #[test]
