@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["starling-crdt", "starling-sip", "starling-tables", "starling-kdmq", "starling-node", "starling-admin"],
     ),
     ("starling-cli", &["starling-daemon", "starling-admin"]),
-    ("starling-xtask", &[]),
+    ("starling-xtask", &["starling-crdt"]),
 ];
 
 /// May use everything, and nothing uses them.

@@ -19,10 +19,12 @@
 //!
 //! Counters are exact only where each server is attached to one node: an increment taken in by two nodes counts twice.
 
+use crate::cell::CellRef;
 use crate::change::{Outcome, StampRule, Write, WriteError};
 use crate::hlc::Stamp;
 use crate::ids::Wall;
 use crate::order::{Order, Rank};
+use crate::planted::{self, Bug};
 use crate::replica::Replica;
 use crate::rules::Forget;
 use crate::store::slots::Slot;
@@ -75,13 +77,18 @@ struct Held {
 }
 
 fn held(replica: &Replica, table: &str, key: &[u8], now: Wall) -> Vec<Held> {
-    let own = replica.origin().0.to_be_bytes();
     // At most one of ours is live.
     let members = replica.members(table, key).map(|(slot, cell)| {
         let live = cell.body.filter(|_| cell.is_live(now)).map(|b| Contribution::decode(b).unwrap_or_default());
-        Held { slot, order: cell.order, live, ours: cell.member.starts_with(&own) }
+        Held { slot, order: cell.order, live, ours: is_ours(replica, &cell) }
     });
     members.collect()
+}
+
+/// Whether a contribution belongs to this process lifetime.
+fn is_ours(replica: &Replica, cell: &CellRef<'_>) -> bool {
+    let resumed = planted::on(Bug::ContributionResumed) && cell.order.stamp.node == replica.node();
+    cell.member.starts_with(&replica.origin().0.to_be_bytes()) || (resumed && !cell.order.removed)
 }
 
 fn greatest_live_epoch(held: &[Held]) -> Rank {
@@ -136,6 +143,12 @@ pub fn delete(replica: &mut Replica, now: Wall, (table, key): (&str, &[u8]), via
     if epoch > 0 && counted.all(|contribution| contribution.deleted) {
         return Ok(false);
     }
+    if planted::on(Bug::DeletedCounterReturns) {
+        for h in held.iter().filter(|h| h.live.is_some()) {
+            replica.remove_observed(now, h.slot, h.order, via);
+        }
+        return Ok(true);
+    }
     // As long as anything that it discards may live; in tables that forget by stability, for good.
     let deadline = (replica.rules().of(table).forget != Forget::Stable).then_some(u64::MAX);
     let gone = Contribution { deleted: true, ..Contribution::default() };
@@ -185,7 +198,11 @@ fn reset(
     let Stamp { time, node } = replica.fresh_stamp(now);
     let fresh = Rank::from(time.bits()) << 64 | Rank::from(node.0);
     let above = held.iter().map(|h| h.order.rank).max().map_or(0, |rank| rank.saturating_add(1));
-    write(replica, now, id, fresh.max(above), first, deadline, via)?;
+    let epoch = match planted::on(Bug::EpochIsNoRank) {
+        true => greatest_live_epoch(&held).max(FIRST_EPOCH),
+        false => fresh.max(above),
+    };
+    write(replica, now, id, epoch, first, deadline, via)?;
     for other in held.iter().filter(|h| !h.ours && h.live.is_some()) {
         replica.remove_observed(now, other.slot, other.order, via);
     }
@@ -203,7 +220,7 @@ fn write(
 ) -> Result<Outcome, WriteError> {
     end_own(replica, now, (table, key), via);
     let own = replica.origin().0.to_be_bytes();
-    let live = replica.members(table, key).find(|(_, cell)| cell.member.starts_with(&own) && cell.is_live(now));
+    let live = replica.members(table, key).find(|(_, cell)| is_ours(replica, cell) && cell.is_live(now));
     let member = match live {
         Some((_, cell)) => cell.member.to_vec(),
         None => [own, replica.next_dot().seq.to_be_bytes()].concat(),

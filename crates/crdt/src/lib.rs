@@ -61,6 +61,7 @@ pub mod counter;
 mod hlc;
 mod ids;
 mod order;
+pub mod planted;
 mod ranges;
 mod replica;
 mod rules;

@@ -92,6 +92,9 @@ pub struct Outgoing {
     pub(crate) shown: Vec<DotRange>,
     /// How many of these were sent.
     pub(crate) shown_sent: usize,
+    /// F, for a planted bug.
+    #[cfg(feature = "planted")]
+    pub(crate) promised: Clock,
 }
 
 impl Outgoing {

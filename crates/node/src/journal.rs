@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use crdt::planted::{self, Bug};
 use crdt::{Cause, CellRef, Change, Clock, Meta, Replica, Slot};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -138,7 +139,10 @@ impl Journal {
         self.retry_at = None;
         self.wanted = false;
         self.last += 1;
-        let content = std::mem::take(&mut self.news);
+        let mut content = std::mem::take(&mut self.news);
+        if planted::on(Bug::ClockBeforeCells) && self.last % 2 == 1 {
+            self.news.slots = std::mem::take(&mut content.slots);
+        }
         let puts = self.encode(&content, cx);
         cx.stats.journal_batches += 1;
         cx.out.push_back(Output::Persist(Batch { number: self.last, puts }));

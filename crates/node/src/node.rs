@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use crdt::planted::{self, Bug};
 use crdt::{Cause, Change, NodeId, Replica};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -129,7 +130,9 @@ impl Node {
             Cx { now, config: &self.config, replica: &mut self.replica, out: &mut self.out, stats: &mut self.stats };
         let result = execute::execute(command, self.dmq.facts(), &mut cx);
         match (self.config.ack, &result) {
-            (Ack::Disk, Ok(_)) => self.waiting.push_back((self.journal.wait(), id, result)),
+            (Ack::Disk, Ok(_)) if !planted::on(Bug::AckBeforeDisk) => {
+                self.waiting.push_back((self.journal.wait(), id, result))
+            }
             _ => self.out.push_back(Output::Done { id, result }),
         }
     }
@@ -256,7 +259,7 @@ fn arrived(arrival: Option<Arrival<'_>>, dmq: &mut Dmq, front: &mut Front, journ
         }
         Some(Arrival::Request(request)) => {
             let reply = dmq.on_request(&request, front, cx);
-            let waits = reply.promises && cx.config.ack == Ack::Disk;
+            let waits = reply.promises && cx.config.ack == Ack::Disk && !planted::on(Bug::AckBeforeDisk);
             let ticket = waits.then(|| journal.wait());
             front.answer(&request, reply.code, reply.body, ticket, cx);
         }

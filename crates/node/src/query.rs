@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bstr::BString;
+use crdt::planted::{self, Bug};
 use crdt::{CellRef, counter};
 use tables::htable;
 use tables::location::{self, Member};
@@ -63,7 +64,7 @@ impl Node {
             .replica
             .members(location::TABLE, aor)
             .map(|(_, cell)| cell)
-            .filter(|cell| cell.is_live(now.wall))
+            .filter(|cell| is_shown(cell, now))
             .collect();
         let mut contacts: Vec<(&[u8], ContactView)> =
             cells.iter().filter_map(|cell| Some((cell.member, contact_view(cell, &cells)?))).collect();
@@ -107,7 +108,7 @@ impl Node {
             return Some(EntryView { key: key.into(), value: Value::Int(value), expires: None });
         }
         let cell = self.replica.cell(self.replica.slot(&table, key, b"")?)?;
-        if !cell.is_live(now.wall) {
+        if !is_shown(&cell, now) {
             return None;
         }
         let value = match htable::Value::decode(cell.body?).ok()? {
@@ -165,6 +166,11 @@ impl Node {
         metrics.extend(self.stats.metrics());
         metrics
     }
+}
+
+/// Whether a reader sees a cell.
+fn is_shown(cell: &CellRef<'_>, now: Now) -> bool {
+    cell.is_live(now.wall) || (planted::on(Bug::ReadsShowTheDead) && cell.body.is_some())
 }
 
 fn contact_view(cell: &CellRef<'_>, all: &[CellRef<'_>]) -> Option<ContactView> {

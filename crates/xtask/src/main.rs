@@ -3,7 +3,10 @@
 //! It installs the Debian or Ubuntu packages that the tests need (or names them and fails), builds the node
 //! once, runs `cargo test --workspace`, then the tests that need real Kamailio servers, one at a time. At the
 //! end it says how many ran, and names what failed and what was left out: no test passes by being skipped.
+//!
+//! `cargo xtask mutants` checks the checkers: known bugs are planted one at a time, and the simulator has to find each.
 
+mod mutants;
 mod packages;
 mod run;
 
@@ -11,20 +14,32 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 Usage: cargo xtask test [--no-install] [FILTER]
+       cargo xtask mutants [--seeds N] [--minutes N] [--runs N] [--scenario NAME] [BUG]...
 
   test            unit, property, golden, black-box and Kamailio tests
   --no-install    never install packages: name those that are missing, and fail
   FILTER          only tests whose name contains this
 
+  mutants         plants known bugs, one at a time: the simulator has to find each
+  --seeds N       seeds per bug, 300 unless told
+  --minutes N     the longest that the seeds of one bug may take, 10 unless told
+  --runs N        random runs of the replica's tests for what no seed finds, 1000 unless told
+  --scenario NAME only this scenario
+  BUG             only these bugs
+
 Exit code: 0 everything passed, 1 something failed or is missing, 2 wrong usage.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let Some(plan) = plan(&args) else {
+    let done = match args.split_first() {
+        Some((chore, rest)) if chore == "mutants" => mutants::Plan::read(rest).map(|plan| mutants::run(&plan)),
+        _ => plan(&args).map(|plan| test(&plan)),
+    };
+    let Some(done) = done else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    match test(&plan) {
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -24,7 +24,8 @@ pub(crate) struct Outcome {
     success: bool,
 }
 
-fn cargo() -> Command {
+/// cargo, in the workspace.
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).stdin(Stdio::null());
     command
@@ -47,7 +48,7 @@ pub(crate) fn build_node() -> anyhow::Result<PathBuf> {
 }
 
 /// The path in a line of cargo's JSON messages, if it names an executable.
-fn executable(line: &str) -> Option<String> {
+pub(crate) fn executable(line: &str) -> Option<String> {
     let path = line.split("\"executable\":\"").nth(1)?.split('"').next()?;
     Some(path.replace("\\\\", "\\"))
 }

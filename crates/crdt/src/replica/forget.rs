@@ -6,6 +6,7 @@ use super::{Facts, Replica};
 use crate::change::Cause;
 use crate::clock::Clock;
 use crate::ids::{Dot, Wall};
+use crate::planted::{self, Bug};
 use crate::rules::Forget;
 
 /// Slots looked at per [`Replica::tick`].
@@ -86,7 +87,7 @@ impl Replica {
 
     /// R3: while our clock is beyond `max_skew` from the others', nothing is forgotten.
     pub fn set_skewed(&mut self, skewed: bool) {
-        self.forgetting.skewed = skewed;
+        self.forgetting.skewed = skewed && !planted::on(Bug::ForgetWhileSkewed);
         if !skewed {
             for slot in std::mem::take(&mut self.forgetting.postponed) {
                 self.schedule(slot, 0);
@@ -136,7 +137,10 @@ impl Replica {
         let written = facts.order.stamp.time.secs() + 1;
         let end = match (rules.forget, rules.max_life, facts.birth) {
             (Forget::Stable, ..) => 0,
-            (Forget::ByTime { .. }, Some(life), Some(birth)) => birth.saturating_add(u64::from(life)),
+            _ if planted::on(Bug::ForgetAtOwnDeadline) && facts.deadline.is_some() => 0,
+            (Forget::ByTime { .. }, Some(life), Some(birth)) if !planted::on(Bug::RankedForgottenByStamp) => {
+                birth.saturating_add(u64::from(life))
+            }
             (Forget::ByTime { max_ttl }, ..) => written.saturating_add(u64::from(max_ttl)),
         };
         end.max(facts.deadline.unwrap_or(0)).saturating_add(u64::from(self.rules.grace()))

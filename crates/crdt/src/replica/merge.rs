@@ -8,6 +8,7 @@ use crate::cell::{CellError, CellRef};
 use crate::change::{Cause, Merged};
 use crate::ids::{Dot, Wall};
 use crate::order::Order;
+use crate::planted::{self, Bug};
 use crate::store::slots::{Slot, TableId};
 
 /// Which of two versions a register holds.
@@ -19,6 +20,14 @@ enum Version {
 
 /// The merge, and the only one: a last-writer-wins register whose marker is the order.
 pub(super) fn offered_wins(held: Order, offered: Order) -> bool {
+    let time_and_removal = |order: Order| (order.rank, order.stamp.time, order.removed);
+    if planted::on(Bug::MergeByArrival) {
+        return true;
+    } else if planted::on(Bug::DotLeftOut) {
+        return (offered.rank, offered.stamp, offered.removed) > (held.rank, held.stamp, held.removed);
+    } else if planted::on(Bug::TimeAloneDecides) {
+        return time_and_removal(offered) > time_and_removal(held);
+    }
     let mut register = LWWReg { val: Version::Held, marker: held };
     register.merge(LWWReg { val: Version::Offered, marker: offered });
     register.val == Version::Offered
@@ -55,6 +64,9 @@ impl Replica {
         }
         if self.is_too_far_ahead(now, &cell) {
             self.alarms.too_far_ahead += 1;
+            if planted::on(Bug::RefusedIsCovered) {
+                self.clock.insert(dot);
+            }
             return Merged::TooFarAhead;
         }
         let Some(table) = self.table_id(cell.table) else { return self.malformed(CellError::Table) };

@@ -9,6 +9,7 @@ use crate::cell::CellRef;
 use crate::clock::Clock;
 use crate::hlc::{Hlc, HybridClock, Stamp};
 use crate::ids::{NodeId, Origin};
+use crate::planted::{self, Bug};
 use crate::replica::origins::Closed;
 use crate::replica::roster::Member;
 
@@ -69,9 +70,13 @@ impl Replica {
     /// for [`Replica::drain_changes`]. Our own last process is closed now; the new origin starts its own sequence.
     pub fn restore(&mut self, meta: Meta, cells: impl IntoIterator<Item = Box<[u8]>>) -> Restored {
         let mut restored = Restored::default();
-        self.hybrid = HybridClock::above(meta.hlc);
+        if !planted::on(Bug::HybridRestartsBelow) {
+            self.hybrid = HybridClock::above(meta.hlc);
+        }
         self.clock = meta.clock;
-        self.forgotten = meta.forgotten;
+        if !planted::on(Bug::ForgottenNotKept) {
+            self.forgotten = meta.forgotten;
+        }
         self.roster.members = meta.roster;
         self.closed = meta.closed;
         self.retired = meta.retired;
@@ -87,6 +92,10 @@ impl Replica {
             self.retired = BTreeMap::new();
         }
         self.clock.join(&held);
+        if planted::on(Bug::OriginReused) {
+            self.origin = meta.origin;
+            self.seq = self.clock.max(self.origin);
+        }
         self.durable = self.clock.clone();
         self.forgetting.stale = true;
         restored

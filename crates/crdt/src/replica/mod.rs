@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::hlc::{HybridClock, Stamp};
 use crate::ids::{Dot, NodeId, Origin, Wall};
 use crate::order::Order;
+use crate::planted::{self, Bug};
 use crate::rules::{Forget, Rules, TableRules};
 use crate::store::dots::DotIndex;
 use crate::store::ring::Ring;
@@ -153,7 +154,7 @@ impl Replica {
     /// Whether pushes from a peer that covers `theirs` may be merged (R6). One that does not cover what was forgotten
     /// here may bring versions that lost to it, and has to go through a session first.
     pub fn accepts_pushes(&self, theirs: &Clock) -> bool {
-        theirs.includes(&self.forgotten)
+        planted::on(Bug::PushesFromAnybody) || theirs.includes(&self.forgotten)
     }
 
     /// The slot of a cell, dead or alive.
@@ -257,7 +258,8 @@ impl Replica {
         blob: Box<[u8]>,
     ) -> (u32, Option<Box<[u8]>>) {
         let facts = Facts::of(table, cell);
-        let hash = cell.body.map(|_| digest::hash(&blob));
+        let counts = cell.body.is_some() || planted::on(Bug::DigestOfTheDead);
+        let hash = counts.then(|| digest::hash(&blob));
         let (slot, old) = match held {
             None => (self.slots.insert(table, cell.key, blob), None),
             Some((slot, before)) => {
@@ -279,7 +281,7 @@ impl Replica {
     /// Takes a version out of the indices; its bytes are still in the slot.
     fn detach(&mut self, slot: u32, facts: &Facts) {
         self.dots.remove(facts.order.dot, slot);
-        if !facts.order.removed
+        if (!facts.order.removed || planted::on(Bug::DigestOfTheDead))
             && let Some(bytes) = self.slots.bytes(slot)
         {
             let hash = digest::hash(bytes);

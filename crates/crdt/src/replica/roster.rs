@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Replica;
 use crate::clock::Clock;
 use crate::ids::{Dot, NodeId, Origin};
+use crate::planted::{self, Bug};
 
 /// A member of the roster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,7 +33,7 @@ const HOLES_SHOWN_MAX: usize = 1024;
 impl Replica {
     /// Enters a peer, with the stability clock of its hello. Has to happen before any data moves in either direction.
     pub fn roster_enter(&mut self, node: NodeId, origin: Origin, shown: &Clock) {
-        if node == self.node {
+        if node == self.node || planted::on(Bug::RosterIgnored) {
             return;
         }
         let member = self.roster.members.entry(node).or_insert(Member { origin, shown: None, pending: None });
@@ -72,6 +73,9 @@ impl Replica {
     /// Leaves a dot out of the stability clock until as many [`Replica::release`]s: a server attached to this node has not
     /// acknowledged it (R7).
     pub fn hold(&mut self, dot: Dot) {
+        if planted::on(Bug::ServersNotWaitedFor) {
+            return;
+        }
         *self.held_dots.entry(dot).or_default() += 1;
         self.forgetting.stale = true;
     }
@@ -89,7 +93,8 @@ impl Replica {
 
     /// What we show to others: our clock as it is on disk, without what our servers have not acknowledged.
     pub fn stability_clock(&self) -> Clock {
-        let mut clock = self.durable.minus(self.held_dots.keys().copied());
+        let kept = if planted::on(Bug::StableFromMemory) { &self.clock } else { &self.durable };
+        let mut clock = kept.minus(self.held_dots.keys().copied());
         clock.truncate(HOLES_SHOWN_MAX);
         clock
     }
@@ -98,7 +103,9 @@ impl Replica {
     pub(super) fn roster_promote(&mut self) {
         let mut members = std::mem::take(&mut self.roster.members);
         for member in members.values_mut() {
-            if let Some(pending) = member.pending.take_if(|pending| self.covers(pending)) {
+            if let Some(pending) =
+                member.pending.take_if(|pending| planted::on(Bug::StableUnseen) || self.covers(pending))
+            {
                 member.shown = Some(pending);
                 self.forgetting.stale = true;
             }

@@ -4,6 +4,7 @@ use super::Replica;
 use crate::change::{Cause, Merged};
 use crate::clock::{Clock, RANGES_MAX};
 use crate::ids::{Dot, DotRange, Wall};
+use crate::planted::{self, Bug};
 use crate::session::{
     Chunk, Incoming, Outgoing, SyncAborted, SyncDone, SyncRequest, SyncStart, blobs, push_blob, push_dot, seqs,
 };
@@ -32,7 +33,7 @@ impl Replica {
         let start = SyncStart {
             clock,
             forgotten: self.forgotten.clone(),
-            full: !request.clock.includes(&self.forgotten),
+            full: !request.clock.includes(&self.forgotten) && !planted::on(Bug::NeverFull),
             floors: self.tables.iter().filter_map(|t| Some((t.name.to_string(), t.floor?))).collect(),
         };
         let owed = start.clock.difference(&request.clock).flat_map(|(origin, range)| self.dots.range(origin, range));
@@ -43,7 +44,15 @@ impl Replica {
             known.for_each(|(dot, _)| push_dot(&mut shown, dot));
         }
         self.pins += 1;
-        (Outgoing { owed, sent: 0, shown, shown_sent: 0 }, start)
+        let session = Outgoing {
+            owed,
+            sent: 0,
+            shown,
+            shown_sent: 0,
+            #[cfg(feature = "planted")]
+            promised: start.clock.clone(),
+        };
+        (session, start)
     }
 
     /// The next part, of about `max_bytes` (more if a single cell is larger). A cell that was overwritten goes in its
@@ -60,10 +69,13 @@ impl Replica {
         let room = max_bytes.saturating_sub(chunk.shown.len() * RANGE_BYTES);
         while let Some(&slot) = session.owed.get(session.sent) {
             match self.slots.bytes(slot) {
+                #[cfg(feature = "planted")]
+                Some(_) if planted::on(Bug::OverwrittenNotSent) && !self.is_promised(session, slot) => {}
                 Some(bytes) if !chunk.cells.is_empty() && chunk.cells.len() + bytes.len() + 4 > room => {
                     return Ok(chunk);
                 }
                 Some(bytes) => push_blob(&mut chunk.cells, bytes),
+                None if planted::on(Bug::VoidSessionGoesOn) => {}
                 None if self.slots.entry(slot).is_some_and(|entry| self.is_stable(entry.table)) => {
                     return Err(SyncAborted::Forgotten);
                 }
@@ -72,7 +84,17 @@ impl Replica {
             session.sent += 1;
         }
         chunk.last = true;
+        if planted::on(Bug::ClockOfTheEnd) && session.shown.is_empty() {
+            let all = self.clock.ranges();
+            chunk.shown = all.map(|(origin, s)| DotRange { origin, first: *s.start(), last: *s.end() }).collect();
+        }
         Ok(chunk)
+    }
+
+    /// Whether a slot still holds what it held when the session began.
+    #[cfg(feature = "planted")]
+    fn is_promised(&self, session: &Outgoing, slot: u32) -> bool {
+        self.slots.cell(slot).is_some_and(|cell| session.promised.contains(cell.order.dot))
     }
 
     /// Ends a session on the sender's side, however it went.
@@ -100,9 +122,18 @@ impl Replica {
             self.apply_cell(session, blob?, now, suspect)?;
             cells += 1;
         }
+        if planted::on(Bug::ClockPerChunk) {
+            for origin in session.shown.origins() {
+                self.clock.insert_range(origin, 1..=session.shown.max(origin));
+            }
+        }
         for range in &chunk.shown {
             let (origin, seqs) = seqs(range);
-            session.shown.insert_range(origin, seqs);
+            if planted::on(Bug::ClockOfTheEnd) && chunk.last && !session.start.full {
+                session.start.clock.insert_range(origin, seqs);
+            } else {
+                session.shown.insert_range(origin, seqs);
+            }
         }
         session.last = chunk.last;
         Ok(cells)
@@ -119,7 +150,7 @@ impl Replica {
             Merged::New(slot) if suspect => {
                 let cell = self.cell(slot).filter(|cell| cell.order.rank == 0 && cell.is_live(now));
                 let stable = self.slots.entry(slot.0).is_some_and(|entry| self.is_stable(entry.table));
-                if cell.is_some() && stable && self.reissue(now, slot.0) {
+                if cell.is_some() && stable && !planted::on(Bug::SuspectTaken) && self.reissue(now, slot.0) {
                     session.done.reissued += 1;
                 }
             }
@@ -147,7 +178,12 @@ impl Replica {
             let dots = self.dots.range(origin, seqs);
             dots.map(move |(seq, slot)| (Dot { origin, seq }, slot))
         });
-        let unshown: Vec<u32> = suspects.filter(|(dot, _)| !shown.contains(*dot)).map(|(_, slot)| slot).collect();
+        let mut unshown: Vec<u32> = suspects.filter(|(dot, _)| !shown.contains(*dot)).map(|(_, slot)| slot).collect();
+        if planted::on(Bug::FullKeepsUnshown) && start.full {
+            unshown.clear();
+        } else if planted::on(Bug::FullTakesOver) && start.full {
+            unshown = self.dots.iter().filter(|(dot, _)| !shown.contains(*dot)).map(|(_, slot)| slot).collect();
+        }
         for slot in unshown {
             if let Some(facts) = self.facts(slot) {
                 self.free(slot, &facts);
@@ -157,7 +193,7 @@ impl Replica {
         self.unretire(&start.forgotten);
         self.clock.join(&self.acceptable(&start.clock));
         self.forgotten.join(&start.forgotten);
-        if start.full {
+        if start.full && !planted::on(Bug::FullReissuesNothing) {
             for slot in self.unranked_live(now, |_, dot| !start.clock.contains(dot)) {
                 done.reissued += u64::from(self.reissue(now, slot));
             }

@@ -6,6 +6,7 @@ use crate::change::{Cause, Outcome, StampRule, Write, WriteError};
 use crate::hlc::{Hlc, Stamp};
 use crate::ids::{Dot, Wall};
 use crate::order::{Order, Rank};
+use crate::planted::{self, Bug};
 use crate::rules::{Forget, TableRules};
 use crate::store::slots::{Slot, TableId};
 
@@ -27,7 +28,8 @@ impl Replica {
         self.check(&w)?;
         let table = self.table_id(w.table).ok_or(WriteError::TooManyTables)?;
         let rules = self.table(table).rules;
-        if w.rank != 0 && rules.max_life.is_none() && !w.member.starts_with(&self.origin.0.to_be_bytes()) {
+        let resumed = planted::on(Bug::ContributionResumed);
+        if w.rank != 0 && !resumed && rules.max_life.is_none() && !w.member.starts_with(&self.origin.0.to_be_bytes()) {
             return Err(WriteError::ForeignRank);
         }
         let held = self.slots.find(table, w.key, w.member).and_then(|slot| Some((slot, self.facts(slot)?)));
@@ -47,7 +49,11 @@ impl Replica {
             return Ok(Outcome::Lost(Slot(slot)));
         }
         let stamp = self.above_floor(now, stamp, w.rank, table, held.as_ref().map(|(_, facts)| facts));
-        let deadline = w.body.and(w.deadline).map(|deadline| deadline.min(latest_deadline(rules, stamp, birth)));
+        let deadline =
+            w.body.and(w.deadline).map(|deadline| match deadline.min(latest_deadline(rules, stamp, birth)) {
+                _ if planted::on(Bug::DeadlineNotClamped) => deadline,
+                clamped => clamped,
+            });
         let draft = Draft { key: w.key, member: w.member, rank: w.rank, stamp, birth, deadline, body: w.body };
         Ok(self.commit(table, held, &draft, w.via))
     }
@@ -66,7 +72,8 @@ impl Replica {
         let blob: Box<[u8]> = self.slots.bytes(slot.0).unwrap_or_default().into();
         let Ok(cell) = CellRef::decode(&blob) else { return Outcome::Lost(slot) };
         let (key, member) = (cell.key, cell.member);
-        let (rank, stamp, birth) = (seen.rank, seen.stamp, facts.birth);
+        let stamp = if planted::on(Bug::RemovalBeatsUnseen) { self.fresh_stamp(now) } else { seen.stamp };
+        let (rank, birth) = (seen.rank, facts.birth);
         let draft = Draft { key, member, rank, stamp, birth, deadline: None, body: None };
         self.commit(facts.table, Some((slot.0, facts)), &draft, via)
     }
@@ -110,10 +117,12 @@ impl Replica {
     fn stamp(&mut self, now: Wall, w: &Write<'_>, table: TableId, held: Option<&Facts>) -> Stamp {
         let rules = self.table(table).rules;
         let time = match w.stamp {
+            StampRule::Now if planted::on(Bug::WallClockStamps) => Hlc::from_ms(now.0),
             StampRule::Now => {
                 self.hybrid.observe(held.map_or(Hlc::default(), |facts| facts.order.stamp.time));
                 self.hybrid.tick(now)
             }
+            StampRule::At(then) if planted::on(Bug::SipTimesAhead) => Hlc::from_ms(then.0),
             StampRule::At(then) => Hlc::from_ms(then.0.min(now.0)),
             StampRule::Above(stamp) => stamp.time.next().min(self.hybrid.now(now).next()),
             StampRule::Least => least_time(rules, w.deadline).min(self.hybrid.now(now)),
@@ -125,7 +134,7 @@ impl Replica {
     /// than that: it may have come in from afar after the greater one was forgotten.
     fn above_floor(&self, now: Wall, stamp: Stamp, rank: Rank, table: TableId, held: Option<&Facts>) -> Stamp {
         let dead = held.is_none_or(|held| held.order.removed || held.deadline.is_some_and(|d| d <= now.secs()));
-        match self.table(table).floor.filter(|_| dead && rank == 0) {
+        match self.table(table).floor.filter(|_| dead && rank == 0 && !planted::on(Bug::NoFloor)) {
             Some(floor) if stamp.time <= floor.time => Stamp { time: floor.time.next(), ..stamp },
             _ => stamp,
         }
@@ -156,7 +165,9 @@ impl Replica {
 pub(super) fn latest_deadline(rules: TableRules, stamp: Stamp, birth: Option<u64>) -> u64 {
     match (rules.forget, rules.max_life, birth) {
         (Forget::Stable, ..) => u64::MAX,
-        (Forget::ByTime { .. }, Some(life), Some(birth)) => birth.saturating_add(u64::from(life)),
+        (Forget::ByTime { .. }, Some(life), Some(birth)) if !planted::on(Bug::RankedForgottenByStamp) => {
+            birth.saturating_add(u64::from(life))
+        }
         (Forget::ByTime { max_ttl }, ..) => stamp.time.secs().saturating_add(u64::from(max_ttl)),
     }
 }

@@ -241,6 +241,22 @@ fn a_restored_replica_goes_on_above_the_clock_that_it_had() {
 }
 
 #[test]
+fn a_restored_replica_knows_what_was_forgotten_before() {
+    let (mut a, mut b) = pair();
+    put(&mut a, NOW, "st", "gone", "v");
+    sync(&mut a, &mut b, NOW).unwrap();
+    delete(&mut a, NOW, "st", "gone");
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    a.tick(NOW);
+    assert_eq!(a.cells_held(), 0);
+    let mut again = Replica::new(NodeId(1), Origin(11), rules(), 1);
+    again.restore(a.meta(), Vec::new());
+    assert!(!again.accepts_pushes(b.clock()), "it may bring what was removed");
+    assert_eq!(sync(&mut again, &mut b, NOW).unwrap().dropped, 1);
+}
+
+#[test]
 fn a_damaged_disk_makes_the_clock_cover_only_what_is_held() {
     let (mut a, mut b) = pair();
     let slots = ["x", "y"].map(|key| put(&mut a, NOW, "st", key, key));

@@ -46,8 +46,18 @@ pub(crate) fn live_view(replica: &Replica, now: Wall) -> std::collections::BTree
     .collect()
 }
 
+/// Plants the bug that the environment names. To be called before the first replica of a test is made.
+pub(crate) fn plant() {
+    #[cfg(feature = "planted")]
+    if let Ok(name) = std::env::var("STARLING_PLANT") {
+        let bug = crdt::planted::Bug::by_name(&name).expect("STARLING_PLANT names a bug");
+        crdt::planted::choose(Some(bug));
+    }
+}
+
 /// A replica of node `n`, in its first life.
 pub(crate) fn replica(n: u64, rules: Rules) -> Replica {
+    plant();
     Replica::new(NodeId(n), Origin(n * 10), rules, 1)
 }
 

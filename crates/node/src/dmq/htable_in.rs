@@ -6,6 +6,7 @@
 //! (docs/rules.md 14, docs/kdmq.md 7.6).
 
 use bstr::BStr;
+use crdt::planted::{self, Bug};
 use crdt::{Order, Outcome, Slot, StampRule, Wall, Write};
 use kdmq::htable::{Action, Cell, How as Match, On};
 use tables::htable::{self, Value};
@@ -105,6 +106,10 @@ fn set(
             return;
         }
         let fresh = cx.now.wall.0.saturating_sub(held.order.stamp.time.ms()) < SAME_WITHIN_S * 1_000;
+        let repeated = held.live && held.body.as_deref() == Some(&body) && planted::on(Bug::SameValueIsNoWrite);
+        if repeated {
+            return agree(peer, held.slot, held.order, &body, how, cx);
+        }
         if held.live && fresh && held.body.as_deref() == Some(&body) && near(held.deadline, deadline) {
             return agree(peer, held.slot, held.order, &body, how, cx);
         }
@@ -169,7 +174,11 @@ fn delete(peer: &mut Peer, (name, key): (&BStr, &BStr), how: How, cx: &mut Cx<'_
     if counters::is_counter(cx.config, htable::name(&table).unwrap_or_default()) {
         return counters::delete_by_server(peer, (&table, key), cx);
     }
-    if let Some(held) = held(cx, &table, key) {
+    let held = held(cx, &table, key);
+    if held.is_none() && planted::on(Bug::UnknownEntryNotDeleted) {
+        return;
+    }
+    if let Some(held) = held {
         peer.touched(held.slot, cx.now.mono);
         peer.book.remove(held.slot);
         peer.feed.look_again(held.slot);
@@ -217,6 +226,9 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &
 }
 
 fn correct(peer: &mut Peer, slot: Slot, body: &[u8], cx: &mut Cx<'_>) {
+    if planted::on(Bug::NoCorrection) {
+        return;
+    }
     let pull = Some(peer.pull.number);
     let note = Note { held: None, proof: Proof::Seen, ruid: Ruid::AsHeld, value: fingerprint(body), pull };
     peer.book.note(slot, note, cx.now.mono);
@@ -317,6 +329,9 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx:
 
 /// When a dumped entry that we did not know was written, as far as it can be known.
 fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx<'_>) -> StampRule {
+    if planted::on(Bug::PulledIsNow) {
+        return StampRule::Now;
+    }
     if let Some(ms) = cell.last_modified {
         return StampRule::At(Wall(ms));
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use bstr::BStr;
+use crdt::planted::{self, Bug};
 use kdmq::Generation;
 use kdmq::notification::{self, NodeLine, Status, Transport};
 
@@ -346,7 +347,8 @@ impl Ask {
 impl Peer {
     /// Whether it is greeted: a server that has left is not, unless the configuration names it.
     pub(crate) fn is_pinged(&self) -> bool {
-        self.phase != Phase::Left || self.configured
+        let given_up = self.phase == Phase::Silent && planted::on(Bug::SilentNotGreeted);
+        (self.phase != Phase::Left || self.configured) && !given_up
     }
 
     /// Pings at once.

@@ -33,6 +33,7 @@ mod views;
 
 use std::collections::BTreeMap;
 
+use crdt::planted::{self, Bug};
 use crdt::{Cause, Change, NodeId, Wall, counter};
 use kdmq::life::CallIdCounter as Mark;
 use tables::location;
@@ -373,7 +374,10 @@ impl Dmq {
             peer.owned = mine;
             peer.forget_state(cx.replica);
             if mine {
-                let held = self.holding.take(peer.id, cx.now.mono);
+                let mut held = self.holding.take(peer.id, cx.now.mono);
+                if planted::on(Bug::HeldMessagesDropped) {
+                    held.clear();
+                }
                 requests::replay(peer, held, &mut self.facts, cx);
             }
             let whose = if mine { "this node now speaks for it" } else { "another node speaks for it" };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use crdt::planted::{self, Bug};
 use crdt::{Dot, Forget, Replica, Slot};
 use kdmq::Generation;
 
@@ -255,7 +256,7 @@ impl Peer {
 
     /// Whether requests with news may be sent now.
     pub(crate) fn may_be_fed(&self) -> bool {
-        self.is_served() && !self.ask_first
+        self.is_served() && (!self.ask_first || planted::on(Bug::FedBeforeAsked))
     }
 
     /// The cell has changed, and the server is to be told: a removal is held until it knows.
@@ -301,6 +302,9 @@ impl Peer {
     /// It cannot be known which of several messages about a cell it applied last: its own and another server's may have
     /// crossed, or its workers overtaken each other. It is told the winner, but only when the winner is known here too.
     pub(crate) fn contested(&mut self, slot: Slot, now: Mono) {
+        if planted::on(Bug::ContestNotSettled) {
+            return;
+        }
         self.contests.insert(slot, now.plus_ms(CONTEST_MS));
     }
 

@@ -8,6 +8,7 @@
 //! life in which this very server had shown that it holds this very version; and a great many
 //! absences only after a second dump says the same.
 
+use crdt::planted::{self, Bug};
 use crdt::{Order, Slot};
 use kdmq::life::CallIdCounter as Mark;
 use tables::{htable, location};
@@ -264,7 +265,10 @@ impl Stage {
 /// is queued. Returns whether another pull has to confirm a great loss first.
 pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> bool {
     let now_s = cx.now.wall.0 / 1_000;
-    let absent = absent(peer, facts, cx);
+    let mut absent = absent(peer, facts, cx);
+    if planted::on(Bug::AbsenceIgnored) {
+        absent.lacking.extend(absent.gone.drain(..).map(|(slot, _)| slot));
+    }
     let many = absent.gone.len() > MANY_ABSENT && absent.gone.len() * 5 > peer.book.len();
     if many && peer.pull.suspected == 0 {
         peer.pull.suspected = absent.gone.len();

@@ -1,6 +1,7 @@
 //! A server's KDMQ request, from its envelope to its effect and its answer.
 
 use bytes::Bytes;
+use crdt::planted::{self, Bug};
 use crdt::{Cause, Change, Slot, StampRule, Wall, Write};
 use kdmq::{Channel, htable, usrloc};
 use tables::location::{self, Member};
@@ -119,7 +120,7 @@ impl Dmq {
         };
         cx.stats.dmq_rows_refused += u64::from(batch.skipped);
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
-        if !peer.owned || !self.attending {
+        if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Usrloc, body, cx);
             let about: Vec<Slot> = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
             self.crossed(id, &about, Peer::contested_elsewhere, cx);
@@ -159,7 +160,7 @@ impl Dmq {
             Err(error) => return malformed(error.status(), cx),
         };
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
-        if !peer.owned || !self.attending {
+        if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Htable, body, cx);
             self.crossed(id, htable_in::slot_of(&action, cx).as_slice(), Peer::contested_elsewhere, cx);
             return Reply { code: 200, body: None, promises: true };

@@ -6,6 +6,7 @@
 //! order where there is one, by the hybrid clock otherwise (docs/rules.md 10 to 15).
 
 use bstr::{BStr, ByteSlice};
+use crdt::planted::{self, Bug};
 use crdt::{CellRef, Order, Outcome, Slot, StampRule, Wall, Write};
 use kdmq::usrloc::Row;
 use tables::location::{self, Contact, Event, Member};
@@ -77,7 +78,7 @@ enum Verdict {
 
 fn judge(peer: &Peer, held: &Held, new: &Contact<'_>, how: How) -> Verdict {
     let Some(contact) = &held.contact else { return Verdict::News };
-    let event = location::compare_events(contact, new);
+    let event = compare(contact, new);
     let stale = || match peer.book.holds(held.slot, held.order.into()) {
         true if how != How::Dump => Verdict::Reordered,
         _ => Verdict::Stale,
@@ -96,12 +97,19 @@ fn judge(peer: &Peer, held: &Held, new: &Contact<'_>, how: How) -> Verdict {
     }
 }
 
+fn compare(held: &Contact<'_>, new: &Contact<'_>) -> Event {
+    match location::compare_events(held, new) {
+        Event::Newer | Event::Stale if planted::on(Bug::CseqIgnored) => Event::Unordered,
+        event => event,
+    }
+}
+
 fn write(peer: &Peer, row: &Row<'_>, member: &[u8], held: Option<&Held>, how: How, cx: &mut Cx<'_>) -> Option<Outcome> {
     let contact = &row.contact;
     let happened = Wall(contact.last_modified.saturating_mul(1_000));
     let newer = held.and_then(|h| {
         let known = h.contact.as_ref()?;
-        (location::compare_events(known, contact) == Event::Newer).then_some(h.order.stamp)
+        (compare(known, contact) == Event::Newer).then_some(h.order.stamp)
     });
     let at = |wall: Wall| match newer {
         // SIP itself says that it is newer, so no coarse or lagging clock may say otherwise (R4).
@@ -110,6 +118,7 @@ fn write(peer: &Peer, row: &Row<'_>, member: &[u8], held: Option<&Held>, how: Ho
     };
     let stamp = match how {
         How::Live => StampRule::Now,
+        How::Dump if planted::on(Bug::PulledIsNow) => StampRule::Now,
         How::Dump => at(happened),
         How::Held(arrival) => at(arrival),
     };
@@ -155,6 +164,9 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, ruid: &BStr, how: How, cx: &
 
 /// The server holds something that lost; the winner goes back to it under its own ruid.
 fn correct(peer: &mut Peer, slot: Slot, ruid: &BStr, cx: &mut Cx<'_>) {
+    if planted::on(Bug::NoCorrection) {
+        return;
+    }
     let pull = Some(peer.pull.number);
     peer.book.note(slot, Note { held: None, proof: Proof::Seen, ruid: Ruid::Own(ruid), value: 0, pull }, cx.now.mono);
     peer.correct(slot, cx);
@@ -163,6 +175,9 @@ fn correct(peer: &mut Peer, slot: Slot, ruid: &BStr, cx: &mut Cx<'_>) {
 /// Keeps a ruid of this server that the held body does not name as a cell of its own, so that any
 /// node can remove the contact there later (docs/rules.md 15).
 pub(crate) fn alias(peer: &Peer, slot: Slot, cx: &mut Cx<'_>) {
+    if planted::on(Bug::NoAliases) {
+        return;
+    }
     let Some(ruid) = peer.book.get(slot).and_then(|e| e.ruid.clone()) else { return };
     let Some(cell) = cx.replica.cell(slot) else { return };
     let Some(deadline) = cell.deadline.filter(|_| cell.is_live(cx.now.wall)) else { return };
@@ -200,6 +215,9 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         return;
     };
     let held = held(cx, &row.aor, &member);
+    if held.is_none() && planted::on(Bug::UnknownContactNotRemoved) {
+        return;
+    }
     if let Some(held) = &held {
         peer.touched(held.slot, cx.now.mono);
         peer.feed.look_again(held.slot);
@@ -241,6 +259,9 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
 /// Whether the held version is later than the one that the server removed.
 fn survives(held: &Held, removed: &Contact<'_>) -> bool {
     let Some(contact) = &held.contact else { return false };
+    if planted::on(Bug::RemovalAlwaysWins) {
+        return false;
+    }
     if removed.callid.is_empty() && removed.last_modified == 0 {
         return false;
     }

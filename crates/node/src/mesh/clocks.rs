@@ -6,6 +6,7 @@
 //! [`GRACE_MS`] for what is still under way on other links), whether pushes may flow (R6), and whether equal clocks mean
 //! equal cells (R9).
 
+use crdt::planted::{self, Bug};
 use crdt::{Merged, Wall};
 
 use super::Mesh;
@@ -42,7 +43,8 @@ impl Link {
     /// When clocks are to be shown.
     pub(super) fn show_due(&self) -> Option<Mono> {
         let every = if self.show { SHOW_MS } else { AUDIT_MS };
-        self.peer.is_some().then(|| self.shown_at.plus_ms(every))
+        let shows = self.peer.is_some() && !planted::on(Bug::ClocksShownOnce);
+        shows.then(|| self.shown_at.plus_ms(every))
     }
 
     /// Shows our clocks if it is time and everything that waited has been pushed.
@@ -138,7 +140,8 @@ impl Mesh {
     pub(super) fn judge(&mut self, id: LinkId, at_once: bool, cx: &mut Cx<'_>) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(peer) = link.peer.as_mut() else { return };
-        peer.open = cx.replica.covers(&peer.forgotten) && peer.clock.includes(cx.replica.forgotten());
+        let put_right = cx.replica.covers(&peer.forgotten) && peer.clock.includes(cx.replica.forgotten());
+        peer.open = put_right || planted::on(Bug::PushesFromAnybody);
         if !peer.open {
             link.queue.clear();
         }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crdt::NodeId;
+use crdt::planted::{self, Bug};
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
@@ -142,7 +143,7 @@ impl Dialer {
     pub(super) fn unlinked(&mut self, node: NodeId, up_at: Mono, now: Mono, rng: &mut ChaCha8Rng) {
         let wait = if now.ms_since(up_at) < SHORT_LIFE_MS { ROUND_MS } else { PAUSE_MS };
         for target in self.targets.values_mut().filter(|target| target.node == Some(node)) {
-            target.linked = false;
+            target.linked = planted::on(Bug::NoRedial);
             target.seen = now;
             target.next = now.plus_ms(rng.random_range(wait.clone()));
         }

@@ -90,8 +90,18 @@ enum Packet {
     ToServer { to: SocketAddr, bytes: Vec<u8> },
 }
 
+/// Plants the bug that the environment names, in a build with the feature `planted`.
+fn plant() {
+    #[cfg(feature = "planted")]
+    if let Ok(name) = std::env::var("STARLING_PLANT") {
+        let bug = crdt::planted::Bug::by_name(&name).expect("STARLING_PLANT names a bug");
+        crdt::planted::choose(Some(bug));
+    }
+}
+
 impl World {
     pub(crate) fn new(config: Config) -> Self {
+        plant();
         let node = Node::new(config.clone(), [7; 32], now(0), Restored::default());
         let mut world = Self {
             node,

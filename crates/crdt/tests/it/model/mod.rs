@@ -3,12 +3,14 @@
 //!
 //! `STARLING_MODEL_RUNS` sets the number of runs per profile; `STARLING_MODEL_SEED` replays one seed. A failure names both.
 
+mod sums;
 mod truth;
 mod world;
 
 use crdt::{Alarms, CellRef, Outcome, StampRule, Wall, Write, counter};
 
 use crate::support::{Rng, live_view};
+use sums::Count;
 use world::{TTL, World};
 
 /// What happens in a run.
@@ -67,6 +69,7 @@ fn run(profile: Profile, seed: u64) -> Result<(), String> {
     let mut rng = Rng(seed ^ 0x5eed);
     let nodes = 2 + rng.index(3);
     let mut world = World::new(seed, nodes, profile.durable_percent);
+    world.clocks_lie = profile.skew;
     if profile.acquainted {
         world.keep_rosters = true;
         acquaint(&mut world);
@@ -81,6 +84,9 @@ fn run(profile: Profile, seed: u64) -> Result<(), String> {
     heal(&mut world)?;
     if profile.acquainted && world.full > 0 {
         return Err(format!("{} full sessions, though nobody missed what was forgotten", world.full));
+    }
+    if world.unacknowledged_forgotten > 0 {
+        return Err("a removal was forgotten before a server knew of it".to_owned());
     }
     Ok(())
 }
@@ -112,7 +118,8 @@ fn check(world: &World, node: usize) -> Result<(), String> {
     if replica.digest(now).total != scratch {
         return Err(format!("node {node}: running digest differs from one computed from scratch"));
     }
-    let alarms = Alarms { too_far_ahead: 0, retired: 0, ..replica.alarms() };
+    let ahead = if world.clocks_lie { 0 } else { replica.alarms().too_far_ahead };
+    let alarms = Alarms { too_far_ahead: ahead, retired: 0, ..replica.alarms() };
     if alarms != Alarms::default() {
         return Err(format!("node {node}: {alarms:?}"));
     }
@@ -196,13 +203,30 @@ fn disturb(world: &mut World, node: usize, profile: Profile, rng: &mut Rng) {
             }
             world.start(down);
         } else {
+            let quick = rng.chance(30);
+            if quick {
+                world.write_out(node);
+                world.fsync(node);
+                write(world, node, profile, rng);
+            }
             world.crash(node);
+            if quick {
+                // The clock has not moved since.
+                world.start(node);
+                write(world, node, profile, rng);
+            }
         }
     } else if profile.join && world.nodes.len() < 6 && rng.chance(40) {
         world.add_node(profile.durable_percent);
     } else if profile.skew && rng.chance(40) {
         let far = if rng.chance(50) { 1 } else { 2 + rng.below(5) as i64 };
-        world.skew(node, far * (rng.below(u64::from(world::MAX_SKEW)) as i64 - i64::from(world::MAX_SKEW) / 2));
+        let near = far * (rng.below(u64::from(world::MAX_SKEW)) as i64 - i64::from(world::MAX_SKEW) / 2);
+        if rng.chance(25) {
+            world.leap(node, near);
+            write(world, node, profile, rng);
+            world.send_all(node);
+        }
+        world.skew(node, if rng.chance(20) { FAR + rng.below(200_000) as i64 } else { near });
     } else if profile.away && rng.chance(40) {
         world.isolate(node);
         world.time += world::FORGET_AFTER * 1_000 + rng.below(20_000);
@@ -214,7 +238,13 @@ fn disturb(world: &mut World, node: usize, profile: Profile, rng: &mut Rng) {
     }
 }
 
+/// By how much a clock is off at which nobody writes any more, milliseconds: it would take as long to be taken in.
+const FAR: i64 = 20_000;
+
 fn write(world: &mut World, node: usize, profile: Profile, rng: &mut Rng) {
+    if world.nodes[node].skew >= FAR {
+        return;
+    }
     let table = rng.pick(profile.tables).expect("there are tables");
     let now = world.now(node);
     world.writes += 1;
@@ -232,11 +262,14 @@ fn write_plain(world: &mut World, node: usize, now: Wall, (table, key, member): 
     let replica = world.replica(node);
     let held = replica.slot(table, key, member).and_then(|slot| Some((slot, replica.cell(slot)?.order)));
     if let Some((slot, order)) = held.filter(|_| rng.chance(20)) {
-        replica.remove_observed(now, slot, order, 0);
+        if let Outcome::Written(slot, _) = replica.remove_observed(now, slot, order, 0) {
+            let stamp = replica.cell(slot).map(|cell| cell.order.stamp);
+            assert_eq!(stamp, Some(order.stamp), "a removal beats what it has seen, and nothing later");
+        }
         return;
     }
     let stamp = match rng.below(6) {
-        0 => StampRule::At(Wall(now.0 - rng.below(30_000))),
+        0 => StampRule::At(Wall(now.0 + 10_000 - rng.below(40_000))),
         // One-second times of SIP: two nodes give the same.
         1 => StampRule::At(Wall(now.0 / 1_000 * 1_000)),
         2 => StampRule::Least,
@@ -247,7 +280,11 @@ fn write_plain(world: &mut World, node: usize, now: Wall, (table, key, member): 
     let body = (!rng.chance(30)).then_some(&body[..]);
     let write = Write { table, key, member, rank: 0, stamp, deadline, body, via: 0, birth: None };
     let outcome = replica.write(now, write).expect("the write keeps the rules");
-    assert!(stamp != StampRule::Now || matches!(outcome, Outcome::Written(..)), "a write of now wins here");
+    if stamp == StampRule::Now {
+        let Outcome::Written(slot, _) = outcome else { panic!("a write of now wins here") };
+        let time = replica.cell(slot).expect("it was written").order.stamp.time;
+        assert!(time > world.nodes[node].kept, "a write of now is later than all that the process before gave");
+    }
 }
 
 /// All nodes agree on a dialog's birth; dialogs follow one another.
@@ -264,17 +301,27 @@ fn write_dialog(world: &mut World, node: usize, now: Wall, member: &[u8], rng: &
 
 fn count(world: &mut World, node: usize, now: Wall, id: (&str, &[u8]), rng: &mut Rng) {
     let deadline = (id.0 == "ctrx").then(|| now.secs() + 5 + rng.below(50));
-    let replica = world.replica(node);
-    let result = match rng.below(10) {
-        0 => counter::set(replica, now, id, rng.below(100) as i64, deadline, 0),
-        1 => counter::delete(replica, now, id, 0).map(|_| ()),
+    let World { nodes, sums, .. } = world;
+    let replica = nodes[node].replica.as_mut().expect("the node is up");
+    let count = match rng.below(10) {
+        0 => {
+            let value = rng.below(100) as i64;
+            counter::set(replica, now, id, value, deadline, 0).map(|()| Some(Count::Set(value)))
+        }
+        1 => counter::delete(replica, now, id, 0).map(|done| done.then_some(Count::Delete)),
         2 => {
             counter::drop_outdated(replica, now, id, 0);
-            Ok(())
+            Ok(None)
         }
-        _ => counter::add(replica, now, id, 7 - rng.below(10) as i64, deadline, 0).map(|_| ()),
+        _ => {
+            let by = 7 - rng.below(10) as i64;
+            counter::add(replica, now, id, by, deadline, 0).map(|_| Some(Count::Add(by)))
+        }
     };
-    result.expect("it is a counter table");
+    let count = count.expect("it is a counter table");
+    if let Some(count) = count.filter(|_| id.0 == sums::TABLE) {
+        sums.record(replica, id.1, count);
+    }
 }
 
 /// Brings everybody together until nothing moves, then compares.
@@ -343,7 +390,7 @@ fn compare(world: &World) -> Result<(), String> {
     });
     let first = seen.next().expect("there are nodes");
     match seen.position(|other| other != first) {
-        None => Ok(()),
+        None => world.sums.check(world.nodes[0].replica.as_ref().expect("all are up"), now),
         Some(at) => Err(format!("after healing node {} differs from node 0", at + 1)),
     }
 }

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crdt::{
-    Cause, CellRef, Change, Chunk, Clock, Dot, Incoming, Merged, Meta, NodeId, Origin, Outgoing, Replica, Rules,
-    SyncAborted, SyncRequest, SyncStart, TableRules, Wall,
+    Cause, CellRef, Change, Chunk, Clock, Dot, Forget, Hlc, Incoming, Merged, Meta, NodeId, Origin, Outgoing, Replica,
+    Rules, Stamp, SyncAborted, SyncRequest, SyncStart, TableRules, Wall,
 };
 
+use super::sums::Sums;
 use super::truth::Truth;
-use crate::support::{CellId, Rng};
+use crate::support::{CellId, Rng, plant};
 
 /// Milliseconds.
 pub(crate) const MAX_SKEW: u32 = 2_000;
@@ -51,6 +52,12 @@ pub(crate) struct Node {
     /// When members of its roster were last seen, true time in ms.
     seen: BTreeMap<NodeId, u64>,
     held: Vec<Dot>,
+    /// Its removals that a server has not acknowledged since they were made.
+    unacknowledged: Vec<Dot>,
+    /// The greatest stamp that its process gave.
+    given: Hlc,
+    /// The greatest that processes before gave, as far as their disk had room reserved for it (R4).
+    pub(crate) kept: Hlc,
 }
 
 #[derive(Debug)]
@@ -99,6 +106,7 @@ pub(crate) struct World {
     pub(crate) time: u64,
     pub(crate) nodes: Vec<Node>,
     pub(crate) truth: Truth,
+    pub(crate) sums: Sums,
     links: BTreeMap<(usize, usize), Link>,
     sessions: Vec<Session>,
     /// Bodies are numbered, so that no two writes are alike.
@@ -109,15 +117,21 @@ pub(crate) struct World {
     pub(crate) full: u64,
     /// Nobody leaves a roster.
     pub(crate) keep_rosters: bool,
+    /// Clocks may be so wrong that cells are refused.
+    pub(crate) clocks_lie: bool,
+    /// Removals that somebody forgot while a server did not know of them, though all rosters were complete (R7).
+    pub(crate) unacknowledged_forgotten: u64,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, nodes: usize, durable_percent: u64) -> Self {
+        plant();
         let mut world = Self {
             rng: Rng(seed),
             time: 1_000_000_000,
             nodes: Vec::new(),
             truth: Truth::default(),
+            sums: Sums::default(),
             links: BTreeMap::new(),
             sessions: Vec::new(),
             writes: 0,
@@ -125,6 +139,8 @@ impl World {
             retired: 0,
             full: 0,
             keep_rosters: false,
+            clocks_lie: false,
+            unacknowledged_forgotten: 0,
         };
         for _ in 0..nodes {
             world.add_node(durable_percent);
@@ -146,6 +162,9 @@ impl World {
             peers: BTreeMap::new(),
             seen: BTreeMap::new(),
             held: Vec::new(),
+            unacknowledged: Vec::new(),
+            given: Hlc::default(),
+            kept: Hlc::default(),
         };
         self.nodes.push(node);
         self.start(index);
@@ -171,16 +190,32 @@ impl World {
     pub(crate) fn start(&mut self, node: usize) {
         let (origin, seed) = (Origin(self.rng.next()), self.rng.next());
         let now = self.time;
-        let Node { id, replica, disk, seen, durable, skewed, .. } = &mut self.nodes[node];
+        let Node { id, replica, disk, seen, durable, skewed, given, kept, .. } = &mut self.nodes[node];
+        *kept = Hlc::default();
         let mut fresh = Replica::new(*id, origin, rules(), seed);
         if let Some(meta) = disk.meta.clone().filter(|_| *durable) {
+            *kept = (*given).min(meta.hlc);
             let restored = fresh.restore(meta, disk.cells.iter().cloned());
             assert_eq!(restored.damaged, 0, "the disk is sound");
         }
+        *given = *kept;
         fresh.set_skewed(*skewed);
         *seen = fresh.roster().map(|(member, _)| (member, now)).collect();
         *replica = Some(fresh);
         self.settle(node);
+    }
+
+    /// The node's clock is off by so much from now on, and nobody has noticed yet.
+    pub(crate) fn leap(&mut self, node: usize, ms: i64) {
+        self.nodes[node].skew = ms;
+    }
+
+    /// Delivers everything that a node has to push.
+    pub(crate) fn send_all(&mut self, node: usize) {
+        for link in self.link_keys().into_iter().filter(|link| link.0 == node) {
+            self.flush(link, 0);
+            while self.deliver(link) {}
+        }
     }
 
     /// The node's clock is off by so much from now on. Beyond the limit no data is exchanged with it.
@@ -198,10 +233,11 @@ impl World {
 
     pub(crate) fn crash(&mut self, node: usize) {
         self.isolate(node);
-        let Node { replica, flying, held, .. } = &mut self.nodes[node];
+        let Node { replica, flying, held, unacknowledged, .. } = &mut self.nodes[node];
         *replica = None;
         *flying = None;
         held.clear();
+        unacknowledged.clear();
     }
 
     /// Puts an older state of the disk back; the node must be down.
@@ -426,12 +462,22 @@ impl World {
 
     /// Takes up what changed at a node: records its writes, offers them to its peers.
     pub(crate) fn settle(&mut self, node: usize) {
-        let Node { replica, durable, .. } = &mut self.nodes[node];
+        let Node { id, replica, durable, held, unacknowledged, given, .. } = &mut self.nodes[node];
         let Some(replica) = replica else { return };
         let changes = replica.drain_changes();
         for (at, change) in changes.iter().enumerate() {
             if change.cause == Cause::Local {
-                self.truth.record(after(replica, &changes, at));
+                let bytes = after(replica, &changes, at);
+                self.truth.record(bytes);
+                let cell = CellRef::decode(bytes).expect("a replica writes canonical cells");
+                let Stamp { time, node } = cell.order.stamp;
+                *given = (*given).max(if node == *id { time } else { Hlc::default() });
+                let (dot, stable) = (cell.order.dot, rules().of(cell.table).forget == Forget::Stable);
+                if stable && cell.order.removed && self.keep_rosters && self.rng.chance(20) {
+                    replica.hold(dot);
+                    held.push(dot);
+                    unacknowledged.push(dot);
+                }
             }
         }
         if !*durable {
@@ -440,6 +486,12 @@ impl World {
         }
         for change in &changes {
             self.offer(node, change);
+        }
+        if changes.iter().any(|change| change.cause == Cause::Forgotten) {
+            let forgotten = self.nodes[node].replica.as_ref().map(Replica::forgotten);
+            let waits = self.nodes.iter().flat_map(|node| &node.unacknowledged);
+            let early = waits.filter(|dot| forgotten.is_some_and(|clock| clock.contains(**dot))).count();
+            self.unacknowledged_forgotten += early as u64;
         }
     }
 
@@ -465,8 +517,9 @@ impl World {
 
     /// All attached servers have acknowledged everything; says whether there was anything to acknowledge.
     pub(crate) fn release_all(&mut self, node: usize) -> bool {
-        let Node { replica, held, .. } = &mut self.nodes[node];
+        let Node { replica, held, unacknowledged, .. } = &mut self.nodes[node];
         let had = !held.is_empty();
+        unacknowledged.clear();
         if let Some(replica) = replica {
             held.drain(..).for_each(|dot| replica.release(dot));
         }
@@ -476,9 +529,10 @@ impl World {
     /// R7: a dot that an attached server has not acknowledged; released some time later.
     pub(crate) fn hold_or_release(&mut self, node: usize) {
         let release = self.rng.chance(60);
-        let Node { replica, held, .. } = &mut self.nodes[node];
+        let Node { replica, held, unacknowledged, .. } = &mut self.nodes[node];
         let Some(replica) = replica else { return };
         if release {
+            unacknowledged.clear();
             held.drain(..).for_each(|dot| replica.release(dot));
         } else if let Some((_, cell)) = replica.scan(None, usize::MAX).last() {
             let dot = cell.order.dot;

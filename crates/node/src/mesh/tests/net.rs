@@ -109,8 +109,18 @@ const fn mirrored(lane: Lane) -> Lane {
     }
 }
 
+/// Plants the bug that the environment names, in a build with the feature `planted`.
+fn plant() {
+    #[cfg(feature = "planted")]
+    if let Ok(name) = std::env::var("STARLING_PLANT") {
+        let bug = crdt::planted::Bug::by_name(&name).expect("STARLING_PLANT names a bug");
+        crdt::planted::choose(Some(bug));
+    }
+}
+
 impl Net {
     pub(super) fn new(seed: u64) -> Self {
+        plant();
         println!("seed {seed}");
         Self {
             nodes: Vec::new(),
