@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod load;
 pub mod run;
 pub mod script;
+mod stream;
 pub mod view;
 
 pub use invariants::{Invariant, Moment, Violation};
