@@ -8,11 +8,17 @@ pub mod invariants;
 pub mod kamailio;
 pub mod ledger;
 pub mod load;
+pub mod replay;
 pub mod run;
+pub mod scenario;
 pub mod script;
+pub mod shrink;
 mod stream;
+pub mod sweep;
+pub mod trial;
 pub mod view;
 
 pub use invariants::{Invariant, Moment, Violation};
 pub use run::{Options, Outcome, run};
+pub use scenario::Scenario;
 pub use script::Script;
