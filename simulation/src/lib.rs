@@ -8,6 +8,7 @@ pub mod invariants;
 pub mod kamailio;
 pub mod ledger;
 pub mod load;
+pub mod model;
 pub mod replay;
 pub mod run;
 pub mod scenario;

@@ -3,10 +3,29 @@
 //! A checker is told every moment that can matter to it, looks at the world through [`View`], and says what is wrong in a
 //! sentence that names the node, the cell and the rule. It changes nothing: a run is the same with and without it.
 
+mod dialog_order;
+mod equal_in_time;
+mod facts;
+#[cfg(test)]
+mod fake;
+mod no_return;
+mod nothing_lost;
+mod refusals;
+mod same_writes;
+mod unique_dots;
+
 use node::{Mono, Origin};
 use serde::{Deserialize, Serialize};
 
+pub use self::dialog_order::DialogOrder;
+pub use self::equal_in_time::EqualInTime;
+pub use self::no_return::NoReturn;
+pub use self::nothing_lost::NothingLost;
+pub use self::refusals::Refusals;
+pub use self::same_writes::SameWrites;
+pub use self::unique_dots::UniqueDots;
 use crate::ledger::DeedId;
+use crate::model::Model;
 use crate::view::View;
 
 /// A moment that the world tells the checkers of. Nodes are positions in `script.nodes`.
@@ -92,8 +111,17 @@ pub trait Invariant {
 }
 
 /// All of them, for a run of this script.
-pub fn all(_script: &crate::Script) -> Vec<Box<dyn Invariant>> {
-    Vec::new()
+pub fn all(script: &crate::Script) -> Vec<Box<dyn Invariant>> {
+    let model = Model::shared();
+    vec![
+        Box::new(UniqueDots::new(model.clone())),
+        Box::new(SameWrites::new(model.clone())),
+        Box::new(NothingLost::new(model.clone(), script)),
+        Box::new(NoReturn::new(model.clone(), script)),
+        Box::new(DialogOrder::new(model.clone())),
+        Box::new(Refusals::new(model.clone(), script)),
+        Box::new(EqualInTime::new(model)),
+    ]
 }
 
 /// Tells all of them of a moment.
