@@ -47,6 +47,7 @@ impl Kamailio {
         let Ok(message) = sip::parse(bytes) else { return };
         match message.code() {
             Some(code) => self.hear_answer(code, &message, now),
+            None if self.ignores_it() => {}
             None if message.method() == Some(b"KDMQ") => self.hear_request(from, &message, now),
             None => self.answer(from, &message, 405, None),
         }
@@ -113,8 +114,9 @@ impl Kamailio {
         for action in batch.actions {
             match action {
                 Contacts::None => {}
+                Contacts::Update(_) | Contacts::Remove(_) if self.keeps_nothing() => {}
                 Contacts::Update(row) => {
-                    let room = self.has_room(1);
+                    let room = self.has_room(1, now.mono);
                     if !self.usrloc.update(&row.aor, row.contact.into_owned(), room) {
                         return self.gasp();
                     }
@@ -139,6 +141,7 @@ impl Kamailio {
         let now_s = seconds(now);
         let taken = match action {
             Htable::None => Taken::Yes,
+            _ if self.keeps_nothing() && !matches!(action, Htable::Sync { .. }) => Taken::Yes,
             Htable::Sync { table } => {
                 let only = table.as_ref().map(|name| BStr::new(name.as_ref()));
                 let bodies = self.htables.dump(only, now_s).into();
@@ -153,9 +156,7 @@ impl Kamailio {
             }
             Htable::Expire { table, key, seconds } => self.htables.take_expire(&table, &key, seconds, now_s),
             Htable::Delete { table, key } => self.htables.take_delete(&table, &key),
-            Htable::RemoveMatching { table, how, on, pattern } => {
-                self.htables.take_matching(&table, how, on, &pattern)
-            }
+            Htable::RemoveMatching { table, how, on, pattern } => self.htables.take_matching(&table, how, on, &pattern),
             Htable::Cells(cells) => {
                 for cell in cells.cells {
                     self.htables.take_cell(cell, now_s);

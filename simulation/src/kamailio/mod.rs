@@ -65,6 +65,9 @@ impl Default for Timing {
     }
 }
 
+/// A message that waits for its worker: until when, its number, its source, its bytes.
+type Waiting = (Mono, u64, SocketAddr, Vec<u8>);
+
 /// One life of a server process.
 pub struct Kamailio {
     addr: SocketAddr,
@@ -80,7 +83,7 @@ pub struct Kamailio {
     /// It has asked for everything, once in its life.
     asked: bool,
     /// Messages that wait for a slow worker.
-    waiting: BinaryHeap<Reverse<(Mono, u64, SocketAddr, Vec<u8>)>>,
+    waiting: BinaryHeap<Reverse<Waiting>>,
     received: u64,
     next_ping: Mono,
     next_sweep: Mono,
@@ -190,8 +193,8 @@ pub struct Entry<'a> {
 }
 
 impl Kamailio {
-    /// Starts a server: `addr` is its SIP address, `peers` the DMQ addresses in its configuration, `tables` the hash
-    /// tables in it, `life` counts its starts.
+    /// Starts a server: `addr` is its SIP address, `peers` the DMQ addresses in its configuration (those of `spec.nodes`
+    /// first), `tables` the hash tables in it, `life` counts its starts.
     pub fn start(
         spec: &ServerSpec,
         addr: SocketAddr,
@@ -207,6 +210,11 @@ impl Kamailio {
         let pid = usrloc::first_pid(addr, life);
         let server_id = u32::from(spec.ix) + 1;
         let timing = Timing::default();
+        let mut rng = stream::stream(seed, "server", id);
+        // The first of the peers are nodes.
+        let nodes = &peers[..spec.nodes.len().min(peers.len())];
+        let names = || tables.keys().cloned().collect();
+        let hostile = spec.hostile.then(|| Hostile::new(nodes, names(), rng.random(), now.mono));
         let mut this = Self {
             addr,
             generation: spec.generation,
@@ -225,8 +233,8 @@ impl Kamailio {
             next_sweep: now.mono.plus_ms(timing.sweep_ms),
             gasps: 0,
             fallen: None,
-            hostile: spec.hostile.then(|| Hostile::new(now.mono)),
-            rng: stream::stream(seed, "server", id),
+            hostile,
+            rng,
         };
         this.notify(&this.peers.all(), 2, now.mono);
         this
@@ -338,7 +346,7 @@ impl Kamailio {
         match *what {
             Local::Register { aor, uri, callid, cseq, expires_s, instance, reg_id } => {
                 let words = Words { uri, callid, cseq, expires_s, instance, reg_id };
-                match self.usrloc.register(aor, &words, self.has_room(1), now_s) {
+                match self.usrloc.register(aor, &words, self.has_room(1, now.mono), now_s) {
                     Registered::Told(body) => self.tell(USRLOC, body, now),
                     Registered::Again => {}
                     Registered::Refused => return false,
@@ -383,10 +391,13 @@ impl Kamailio {
     }
 
     /// Whether there is memory for so many more contacts.
-    fn has_room(&self, contacts: usize) -> bool {
+    fn has_room(&self, contacts: usize, now: Mono) -> bool {
+        if self.memory_contacts == 0 {
+            return true;
+        }
         let entries = self.htables.count() / ENTRIES_PER_CONTACT;
-        let used = self.usrloc.count() + entries + self.sender.in_memory() * REQUEST_COSTS;
-        self.memory_contacts == 0 || used + contacts <= self.memory_contacts
+        let used = self.usrloc.count() + entries + self.sender.in_memory(now) * REQUEST_COSTS;
+        used + contacts <= self.memory_contacts
     }
 
     fn tell_if_any(&mut self, body: Option<Vec<u8>>, now: Now) -> bool {
@@ -408,7 +419,7 @@ impl Kamailio {
     fn send(&mut self, channel: &'static str, body: &[u8], to: &[SocketAddr], process: Process, now: Mono) {
         for &to in to {
             let delay_ms = self.lateness();
-            let full = !self.has_room(REQUEST_COSTS);
+            let full = !self.has_room(REQUEST_COSTS, now);
             let request = Request { to, channel, body, max_forwards: 1, process, about: About::Data };
             self.sender.request(&request, delay_ms, full, &self.timing, now);
         }
@@ -426,7 +437,7 @@ impl Kamailio {
     /// Sends the own list to these nodes.
     fn notify(&mut self, to: &[SocketAddr], max_forwards: u8, now: Mono) {
         let Some(list) = self.peers.list() else { return };
-        let full = !self.has_room(REQUEST_COSTS);
+        let full = !self.has_room(REQUEST_COSTS, now);
         for &to in to {
             let request = Request {
                 to,

@@ -154,8 +154,8 @@ impl Peers {
             }
             Some(peer) => {
                 let Some(status) = status.filter(|&status| status != peer.status) else { return false };
-                let stays = peer.status == Status::Disabled
-                    && (self.generation == Generation::V5 || status != Status::Active);
+                let stays =
+                    peer.status == Status::Disabled && (self.generation == Generation::V5 || status != Status::Active);
                 if !stays {
                     peer.status = status;
                 }

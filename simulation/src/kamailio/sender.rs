@@ -119,8 +119,13 @@ impl Sender {
             return;
         }
         let (number, first) = (self.next, now.plus_ms(delay_ms));
-        let mut open =
-            Open { to: request.to, bytes, about: request.about, wait_ms: T1_MS, give_up: now.plus_ms(timing.answer_ms) };
+        let mut open = Open {
+            to: request.to,
+            bytes,
+            about: request.about,
+            wait_ms: T1_MS,
+            give_up: now.plus_ms(timing.answer_ms),
+        };
         if delay_ms == 0 {
             self.out.push_back(Send { to: open.to, bytes: open.bytes.clone() });
             self.timers.push(Reverse((now.plus_ms(T1_MS).min(open.give_up), number)));
@@ -175,6 +180,11 @@ impl Sender {
         Some(open.about)
     }
 
+    /// Goes on with other Call-IDs, as a new life would.
+    pub(super) fn jump(&mut self, start: u64) {
+        self.counters = [start; Process::COUNT];
+    }
+
     /// A datagram that is no request of the transaction layer.
     pub(super) fn push(&mut self, to: SocketAddr, bytes: Vec<u8>) {
         self.out.push_back(Send { to, bytes });
@@ -223,8 +233,8 @@ impl Sender {
     }
 
     /// Requests that take memory now.
-    pub(super) fn in_memory(&self) -> usize {
-        self.open.len() + self.settled.len()
+    pub(super) fn in_memory(&self, now: Mono) -> usize {
+        self.open.len() + self.settled.len() - self.settled.partition_point(|&until| until <= now)
     }
 
     /// The next datagram.

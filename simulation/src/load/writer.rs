@@ -51,9 +51,7 @@ impl Writer {
                 let by = if large { rng.random_range(2..=5) } else { 1 };
                 What::Add { table: table.clone(), key, by }
             }
-            Job::Operator { aors } => {
-                What::RemoveAll { aor: aor(rng.random_range(0..(*aors).max(1))), operator: true }
-            }
+            Job::Operator { aors } => What::RemoveAll { aor: aor(rng.random_range(0..(*aors).max(1))), operator: true },
         };
         Ok(Wish { at: self.spec.at, what, words: None, patience_ms: PATIENCE_MS })
     }
