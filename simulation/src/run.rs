@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::invariants::Violation;
 use crate::view::Traffic;
+use crate::world::World;
 
 /// What a run is told beside its script.
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,6 +103,10 @@ impl From<&Traffic> for TrafficRow {
 }
 
 /// Runs a script.
-pub fn run(_script: &crate::Script, _options: Options) -> Outcome {
-    Outcome::default()
+pub fn run(script: &crate::Script, options: Options) -> Outcome {
+    let mut world = World::new(script.clone(), options);
+    world.plan_end();
+    let end = world.last_moment();
+    world.run_until(end);
+    world.outcome()
 }

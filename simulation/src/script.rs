@@ -290,7 +290,8 @@ pub struct PathSpec {
 pub struct Fault {
     /// When it begins.
     pub at_ms: u64,
-    /// When it is over; equal to `at_ms` where it has no duration. At most `duration_ms` of the script.
+    /// When it is over; equal to `at_ms` where it has no duration. At most `duration_ms` of the script, when all faults
+    /// end; beyond it only for a process that never comes back.
     pub until_ms: u64,
     /// What.
     pub kind: FaultKind,
@@ -335,7 +336,7 @@ pub enum FaultKind {
         /// The other.
         b: Host,
     },
-    /// The process is killed; it starts again at `until_ms` (never, if that is the script's end).
+    /// The process is killed; it starts again at `until_ms` (never, if that is beyond the script's end).
     Kill {
         /// Which.
         host: Host,
