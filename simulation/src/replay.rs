@@ -136,7 +136,8 @@ fn unique(all: impl Iterator<Item = u32>, what: &str) -> Result<BTreeSet<u32>, S
 
 fn faults(script: &Script, known: &dyn Fn(&Host) -> Result<(), String>) -> Result<(), String> {
     for fault in &script.faults {
-        if fault.at_ms > fault.until_ms || fault.until_ms > script.duration_ms {
+        let may_outlast = matches!(fault.kind, FaultKind::Kill { .. });
+        if fault.at_ms > fault.until_ms || (fault.until_ms > script.duration_ms && !may_outlast) {
             return Err(format!("a fault lasts from {} to {} ms, outside of the run", fault.at_ms, fault.until_ms));
         }
         hosts(&fault.kind).iter().try_for_each(known)?;

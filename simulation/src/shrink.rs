@@ -136,6 +136,7 @@ impl Hunt<'_> {
 
     fn ends_at(&mut self, end: u64) -> bool {
         let mut script = self.best.clone();
+        let longest = script.duration_ms;
         script.duration_ms = end;
         for phone in &mut script.phones {
             phone.stop_ms = phone.stop_ms.map(|stop| stop.min(end));
@@ -147,7 +148,8 @@ impl Hunt<'_> {
         script.writers.retain(|w| w.start_ms < w.stop_ms);
         script.faults.retain(|f| f.at_ms + 1 < end);
         for fault in &mut script.faults {
-            fault.until_ms = fault.until_ms.min(end - 1);
+            // What never comes back goes on not to.
+            fault.until_ms = if fault.until_ms > longest { end + 1 } else { fault.until_ms.min(end - 1) };
         }
         self.take(script)
     }
@@ -156,7 +158,8 @@ impl Hunt<'_> {
         for position in 0..self.best.faults.len() {
             loop {
                 let mut script = self.best.clone();
-                let Some(fault) = script.faults.get_mut(position) else { return };
+                let ends = script.duration_ms;
+                let Some(fault) = script.faults.get_mut(position).filter(|f| f.until_ms <= ends) else { break };
                 fault.until_ms = fault.at_ms + (fault.until_ms - fault.at_ms) / 2;
                 if fault.until_ms == fault.at_ms || !self.take(script) {
                     break;
@@ -185,7 +188,7 @@ impl Hunt<'_> {
 }
 
 /// Takes away what named somebody who is not there any more.
-fn prune(script: &mut Script) {
+pub(crate) fn prune(script: &mut Script) {
     let nodes: BTreeSet<_> = script.nodes.iter().map(|n| n.ix).collect();
     script.nodes.iter_mut().for_each(|n| n.join.retain(|ix| nodes.contains(ix)));
     if !connected(script) {

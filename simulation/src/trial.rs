@@ -46,7 +46,8 @@ fn same(a: &Outcome, b: &Outcome) -> bool {
     facts(a) == facts(b)
 }
 
-fn guarded(run: impl FnOnce() -> Outcome) -> Outcome {
+/// Runs something whose panic is a violation of [`NO_PANIC`].
+pub(crate) fn guarded(run: impl FnOnce() -> Outcome) -> Outcome {
     HOOK.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {

@@ -45,6 +45,8 @@ pub enum FaultName {
     CrashDisk,
     /// A node is killed, and another one with an empty disk takes its place.
     Replace,
+    /// A node is killed and never comes back: at most one in three, not the first one, and no server's only one.
+    Gone,
     /// All nodes are killed and started, one after the other.
     Rolling,
     /// A server is killed and starts empty.

@@ -17,13 +17,15 @@ const BLACK_HOLE_MTU: u32 = 600;
 pub(super) struct Hits<'a> {
     script: &'a Script,
     faults: Vec<Fault>,
+    /// How many nodes never come back.
+    gone: usize,
     /// When a process is down or stands still.
     down: BTreeMap<Host, Vec<(u64, u64)>>,
 }
 
 impl<'a> Hits<'a> {
     pub(super) fn new(script: &'a Script) -> Self {
-        Self { script, faults: Vec::new(), down: BTreeMap::new() }
+        Self { script, faults: Vec::new(), gone: 0, down: BTreeMap::new() }
     }
 
     /// In the order of time.
@@ -44,6 +46,7 @@ impl<'a> Hits<'a> {
             FaultName::Loss | FaultName::BlackHole => self.path(name, plan, at, until, rng),
             FaultName::Break => self.two_nodes(rng).map(|(a, b)| self.push(at, at, FaultKind::Break { a, b })),
             FaultName::Crash | FaultName::CrashDisk | FaultName::Replace => self.crash(name, plan, at, until, rng),
+            FaultName::Gone => self.gone(at, rng),
             FaultName::Rolling => self.rolling(plan, at, rng),
             FaultName::ServerCrash => self.a_server(rng).and_then(|host| self.kill(host, at, until, DiskLoss::None)),
             FaultName::Pause => self.a_node(rng).and_then(|ix| self.pause(Host::Node(ix), at, until)),
@@ -226,6 +229,22 @@ impl<'a> Hits<'a> {
         let new_identity = name == FaultName::Replace || !durable;
         self.free(Host::Node(ix), at, until)?;
         self.push(at, until, FaultKind::Kill { host: Host::Node(ix), disk, new_identity });
+        Some(())
+    }
+
+    fn gone(&mut self, at: u64, rng: &mut ChaCha8Rng) -> Option<()> {
+        // A server without any node would keep for itself what it is told.
+        let only = |ix: NodeIx| self.script.servers.iter().any(|s| s.nodes == [ix]);
+        let others: Vec<_> = self.script.nodes.iter().skip(1).map(|n| n.ix).filter(|ix| !only(*ix)).collect();
+        let host = Host::Node(*others.choose(rng)?);
+        // Beyond the end there is nothing that it could come back for.
+        let never = self.script.duration_ms + 1;
+        if self.gone >= self.script.nodes.len() / 3 {
+            return None;
+        }
+        self.free(host, at, never)?;
+        self.gone += 1;
+        self.push(at, never, FaultKind::Kill { host, disk: DiskLoss::None, new_identity: false });
         Some(())
     }
 
