@@ -64,12 +64,6 @@ impl Facts {
         most > self.script.limits.max_skew_ms / 2
     }
 
-    /// Whether any clock was ever wrong.
-    pub(super) fn any_clock_was_wrong(&self) -> bool {
-        let end = Mono(0).plus_ms(self.script.duration_ms);
-        self.script.nodes.iter().any(|spec| self.clock_was_wrong(spec.ix, Mono(0), end))
-    }
-
     /// The nodes that a server names.
     pub(super) fn nodes_of(&self, server: ServerIx) -> &[NodeIx] {
         self.script.servers.iter().find(|spec| spec.ix == server).map_or(&[], |spec| &spec.nodes)
@@ -140,6 +134,6 @@ mod tests {
         assert!(facts.disturbed(&[Host::Server(0)], at(6_500), at(6_600), 1_000));
         assert!(!facts.disturbed(&[Host::Server(0)], at(6_500), at(6_600), 0));
         assert!(facts.clock_was_wrong(0, at(7_500), at(7_600)) && !facts.clock_was_wrong(0, at(8_001), at(9_000)));
-        assert!(facts.wrong_clock_on_the_way(Entry::Server(0), at(0), at(9_000)) && facts.any_clock_was_wrong());
+        assert!(facts.wrong_clock_on_the_way(Entry::Server(0), at(0), at(9_000)));
     }
 }

@@ -3,13 +3,18 @@
 //! A checker is told every moment that can matter to it, looks at the world through [`View`], and says what is wrong in a
 //! sentence that names the node, the cell and the rule. It changes nothing: a run is the same with and without it.
 
+mod costs;
 mod dialog_order;
 mod equal_in_time;
+mod exact_counters;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod keys;
+mod memory;
 mod no_return;
 mod nothing_lost;
+mod phones;
 mod refusals;
 mod same_writes;
 mod unique_dots;
@@ -17,10 +22,15 @@ mod unique_dots;
 use node::{Mono, Origin};
 use serde::{Deserialize, Serialize};
 
+pub use self::costs::Costs;
 pub use self::dialog_order::DialogOrder;
 pub use self::equal_in_time::EqualInTime;
+pub use self::exact_counters::ExactCounters;
+pub use self::keys::Keys;
+pub use self::memory::Memory;
 pub use self::no_return::NoReturn;
 pub use self::nothing_lost::NothingLost;
+pub use self::phones::Phones;
 pub use self::refusals::Refusals;
 pub use self::same_writes::SameWrites;
 pub use self::unique_dots::UniqueDots;
@@ -120,7 +130,12 @@ pub fn all(script: &crate::Script) -> Vec<Box<dyn Invariant>> {
         Box::new(NoReturn::new(model.clone(), script)),
         Box::new(DialogOrder::new(model.clone())),
         Box::new(Refusals::new(model.clone(), script)),
-        Box::new(EqualInTime::new(model)),
+        Box::new(EqualInTime::new(model.clone())),
+        Box::new(Phones::new(model.clone(), script)),
+        Box::new(Keys::new(model.clone(), script)),
+        Box::new(ExactCounters::new(model.clone(), script)),
+        Box::new(Costs::new(model)),
+        Box::new(Memory),
     ]
 }
 

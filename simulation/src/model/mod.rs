@@ -9,15 +9,17 @@
 //!
 //! **Invariant:** a write is entered once, and what is known of it never changes.
 
+mod follow;
 mod life;
 mod sums;
+mod words;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::rc::Rc;
 
-use crdt::{CellRef, Clock, Dot, Order, Origin, Replica, Wall};
+use crdt::{CellRef, Clock, Dot, Order, Origin, Wall};
 use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 use node::Mono;
@@ -25,7 +27,6 @@ use node::Mono;
 pub use life::Life;
 pub use sums::Sum;
 
-use crate::invariants::Moment;
 use crate::view::View;
 
 /// The number of a cell, in the order of first sight.
@@ -100,6 +101,8 @@ pub struct Model {
     keys: HashTable<CellNo>,
     hasher: FixedState,
     tables: BTreeMap<String, Rc<str>>,
+    /// Whose life an origin is, by position.
+    owners: BTreeMap<Origin, usize>,
     /// By origin and sequence; [`NONE`]: made and overwritten within one step, and not seen since.
     dots: BTreeMap<Origin, Vec<WriteNo>>,
     lives: Vec<Option<Life>>,
@@ -118,6 +121,7 @@ impl Default for Model {
             keys: HashTable::new(),
             hasher: FixedState::with_seed(0x5741_524c),
             tables: BTreeMap::new(),
+            owners: BTreeMap::new(),
             dots: BTreeMap::new(),
             lives: Vec::new(),
             latest: Vec::new(),
@@ -136,166 +140,6 @@ impl Model {
     /// A model without writes, for the checkers of one run.
     pub fn shared() -> Shared {
         Rc::new(RefCell::new(Self::default()))
-    }
-
-    /// Follows the nodes.
-    ///
-    /// # Errors
-    /// What cannot be: a dot that names two writes, a dot that nobody issued, a clock that covers less than before.
-    pub fn observe(&mut self, moment: Moment, world: &dyn View) -> Result<(), String> {
-        match moment {
-            Moment::Started { node, origin } => {
-                let host = world.node(node);
-                let Some(running) = host.node else { return Ok(()) };
-                self.start(node, origin, running.replica(), host.wall, world.now())
-            }
-            Moment::Stepped { node, .. } => {
-                let host = world.node(node);
-                let Some(running) = host.node else { return Ok(()) };
-                self.stepped(node, running.replica(), host.wall, world.now())
-            }
-            Moment::Crashing { node } => {
-                if let Some(life) = self.lives.get_mut(node).and_then(Option::as_mut) {
-                    life.over = true;
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// A node's process has started with what its disk held.
-    pub(crate) fn start(
-        &mut self,
-        node: usize,
-        origin: Origin,
-        replica: &Replica,
-        wall: Wall,
-        now: Mono,
-    ) -> Result<(), String> {
-        if self.dots.contains_key(&origin) {
-            return Err(format!("node {node} starts under origin {origin}, which was used before"));
-        }
-        if self.lives.len() <= node {
-            self.lives.resize_with(node + 1, || None);
-            self.latest.resize(node + 1, Wall(0));
-        }
-        self.dots.insert(origin, Vec::new());
-        let mut life = Life::new(origin);
-        // Retired origins are covered, though the clock does not name them.
-        for (&origin, writes) in self.dots.iter().filter(|(origin, _)| !replica.clock().names(**origin)) {
-            let retired = (1..=writes.len() as u64).take_while(|&seq| replica.covers_dot(Dot { origin, seq }));
-            if let Some(through) = retired.last() {
-                life.covered.insert_range(origin, 1..=through);
-            }
-        }
-        let restored: Vec<_> = life.covered.ranges().collect();
-        for (origin, seqs) in restored {
-            for &write in &self.dots[&origin][(seqs.start() - 1) as usize..*seqs.end() as usize] {
-                if write != NONE {
-                    life.take(write, &self.writes);
-                }
-            }
-        }
-        self.lives[node] = Some(life);
-        self.stepped(node, replica, wall, now)
-    }
-
-    /// A node has taken a step.
-    pub(crate) fn stepped(&mut self, node: usize, replica: &Replica, wall: Wall, now: Mono) -> Result<(), String> {
-        self.step.made.clear();
-        self.step.touched.clear();
-        self.latest[node] = self.latest[node].max(wall);
-        let Some(mut life) = self.lives[node].take() else { return Ok(()) };
-        let done = match *replica.clock() == life.seen {
-            true => Ok(()),
-            false => self.catch_up(node, &mut life, replica, now),
-        };
-        self.lives[node] = Some(life);
-        done
-    }
-
-    fn catch_up(&mut self, node: usize, life: &mut Life, replica: &Replica, now: Mono) -> Result<(), String> {
-        let origin = life.origin;
-        let own = replica.clock().max(origin);
-        for seq in self.dots[&origin].len() as u64 + 1..=own {
-            let write = self.sight(Dot { origin, seq }, replica, now)?;
-            self.dots.entry(origin).or_default().push(write);
-            if write != NONE {
-                self.step.made.push(write);
-            }
-        }
-        for (origin, seqs) in replica.clock().difference(&life.seen) {
-            life.seen.insert_range(origin, seqs.clone());
-            let known = self.dots.get(&origin).map_or(0, |writes| writes.len() as u64);
-            if *seqs.end() > known {
-                let dot = Dot { origin, seq: *seqs.end() };
-                return Err(format!("node {node} covers dot {dot}, which nobody has issued"));
-            }
-            for seq in seqs {
-                self.cover(node, life, Dot { origin, seq }, replica, now)?;
-            }
-        }
-        if life.seen != *replica.clock() {
-            self.check_shrunk(node, life, replica)?;
-            life.seen = replica.clock().clone();
-        }
-        Ok(())
-    }
-
-    fn cover(&mut self, node: usize, life: &mut Life, dot: Dot, replica: &Replica, now: Mono) -> Result<(), String> {
-        if !life.covered.insert(dot) {
-            return Ok(());
-        }
-        let at = (dot.seq - 1) as usize;
-        let mut write = self.dots[&dot.origin][at];
-        if write == NONE {
-            write = self.sight(dot, replica, now)?;
-            if write == NONE {
-                return Ok(());
-            }
-            // Seen late: others may have covered it before anybody could see what it was.
-            self.dots.entry(dot.origin).or_default()[at] = write;
-            for other in self.lives.iter_mut().flatten().filter(|other| other.covered.contains(dot)) {
-                other.take(write, &self.writes);
-            }
-        } else if let Some(bytes) = replica.shown_by(dot).and_then(|slot| replica.bytes(slot))
-            && hash(bytes) != self.writes[write as usize].hash
-        {
-            let other = CellRef::decode(bytes).map(|cell| format!("{cell:?}")).unwrap_or_default();
-            return Err(format!("dot {dot} is {} where it was made, and at node {node} {other}", self.tell(write)));
-        }
-        life.take(write, &self.writes);
-        self.step.touched.push(self.writes[write as usize].cell);
-        Ok(())
-    }
-
-    /// A clock may name fewer dots than before only where an origin was retired.
-    fn check_shrunk(&self, node: usize, life: &Life, replica: &Replica) -> Result<(), String> {
-        for (origin, seqs) in life.seen.difference(replica.clock()) {
-            for seq in [*seqs.start(), *seqs.end()] {
-                let dot = Dot { origin, seq };
-                if !replica.covers_dot(dot) {
-                    return Err(format!("node {node} covered dot {dot}, and does not any more"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Enters the write that a node shows under a dot; [`NONE`] if it does not.
-    fn sight(&mut self, dot: Dot, replica: &Replica, at: Mono) -> Result<WriteNo, String> {
-        let Some(bytes) = replica.shown_by(dot).and_then(|slot| replica.bytes(slot)) else { return Ok(NONE) };
-        let cell = CellRef::decode(bytes).map_err(|error| format!("under dot {dot}: {error}"))?;
-        if cell.order.dot != dot {
-            return Err(format!("dot {dot} is said to show {cell:?}"));
-        }
-        let number = self.cell_of(&cell);
-        let before = std::mem::replace(&mut self.cells[number as usize].last, self.writes.len() as WriteNo);
-        self.bytes += bytes.len() as u64;
-        let (order, deadline) = (cell.order, cell.deadline);
-        self.writes.push(Written { cell: number, order, deadline, hash: hash(bytes), at, before });
-        Ok(self.writes.len() as WriteNo - 1)
     }
 
     fn hash_id(&self, table: &str, key: &[u8], member: &[u8]) -> u64 {
@@ -365,6 +209,11 @@ impl Model {
         (write != NONE).then(|| self.write(write))
     }
 
+    /// The node, by position, that an origin was a life of.
+    pub fn owner(&self, origin: Origin) -> Option<usize> {
+        self.owners.get(&origin).copied()
+    }
+
     /// How many writes an origin has made.
     pub fn made_by(&self, origin: Origin) -> u64 {
         self.dots.get(&origin).map_or(0, |writes| writes.len() as u64)
@@ -377,6 +226,15 @@ impl Model {
             clock.insert_range(origin, 1..=writes.len() as u64);
         }
         clock
+    }
+
+    /// Every dot that a node of this moment covers.
+    pub fn known(&self, world: &dyn View) -> Clock {
+        let mut known = Clock::new();
+        for node in (0..world.nodes()).filter(|&node| world.node(node).node.is_some()) {
+            self.life(node).into_iter().for_each(|life| known.join(&life.covered));
+        }
+        known
     }
 
     /// How many writes there are.
@@ -437,38 +295,6 @@ impl Model {
     pub fn expected(&self, node: usize, horizon: u64) -> Sum {
         self.life(node).map(|life| life.sums.beyond(horizon)).unwrap_or_default()
     }
-
-    /// A cell in words.
-    pub fn name(&self, cell: CellNo) -> String {
-        let CellId { table, key, member } = self.id(cell);
-        let key = key.escape_ascii();
-        match table.strip_prefix("htable:") {
-            _ if member.is_empty() => format!("{table} [{key}]"),
-            // Contributions to counters: the origin and a number.
-            Some(_) => format!("{table} [{key}] member {}", hex(member)),
-            None => format!("{table} [{key}] member {}", member.escape_ascii()),
-        }
-    }
-
-    /// A write in words.
-    pub fn tell(&self, write: WriteNo) -> String {
-        let Written { cell, order, deadline, at, .. } = self.write(write);
-        let what = if order.removed { "removal" } else { "version" };
-        let until = deadline.map_or(String::new(), |deadline| format!(", until {deadline}"));
-        let rank = if order.rank == 0 { String::new() } else { format!(", rank {:x}", order.rank) };
-        format!(
-            "the {what} {} of {} (stamp {}.{}{rank}{until}, made at {})",
-            order.dot,
-            self.name(*cell),
-            order.stamp.time.ms(),
-            order.stamp.time.bits() as u16,
-            crate::invariants::moment_of(*at),
-        )
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

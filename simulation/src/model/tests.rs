@@ -189,3 +189,21 @@ fn a_new_life_covers_what_its_disk_held() {
     assert_eq!(pair.model.write(pair.model.best(0, cell).unwrap()).order.dot.seq, 1);
     assert_eq!(pair.model.step().touched, [cell]);
 }
+
+#[test]
+fn a_removal_that_was_forgotten_at_once_is_a_removal() {
+    let mut pair = Pair::new();
+    pair.set(0, b"k", b"1");
+    let clock = pair.replica(0).clock().clone();
+    pair.replicas[0].persisted(&clock);
+    let (table, key, member, stamp) = ("htable:t", &b"k"[..], &b""[..], StampRule::Now);
+    let write = Write { table, key, member, rank: 0, stamp, deadline: None, body: None, via: 0, birth: None };
+    pair.replicas[0].write(WALL, write).unwrap();
+    let clock = pair.replica(0).clock().clone();
+    pair.replicas[0].persisted(&clock);
+    pair.replicas[0].tick(WALL);
+    assert_eq!(pair.replicas[0].cells_held(), 0);
+    pair.step(0);
+    assert_eq!(pair.model.step().made.len(), 1);
+    assert_eq!(pair.model.expected(0, WALL.secs()), Sum::default());
+}
