@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Htable(Htable),
     /// Make certificates for links between hosts
     Cert(Cert),
+    /// The simulator: whole clusters with servers and phones, under seeded faults
+    Sim(crate::sim::args::Sim),
     /// The version of this program
     Version,
 }

@@ -1,7 +1,7 @@
 //! The one binary, `starling`.
 //!
-//! `run` is a node; everything else asks a running one over HTTP, or makes certificates. Results go to
-//! standard output, talk to standard error. Exit codes: 0 done, 1 failed or false, 2 wrong usage.
+//! `run` is a node, `sim` the simulator; everything else asks a running node over HTTP, or makes certificates. Results go
+//! to standard output, talk to standard error. Exit codes: 0 done, 1 failed or false, 2 wrong usage.
 
 mod args;
 mod ask;
@@ -11,6 +11,7 @@ mod htable;
 mod location;
 mod output;
 mod run;
+mod sim;
 mod table;
 mod watch;
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Location(location) => location::location(location),
         Command::Htable(htable) => htable::htable(htable),
         Command::Cert(cert) => cert::cert(cert),
+        Command::Sim(sim) => sim::sim(sim),
         Command::Version => output::print(&format!("starling {}\n", env!("CARGO_PKG_VERSION"))),
     };
     match done {
@@ -41,6 +43,10 @@ fn main() -> ExitCode {
         Err(Failure::Said(text)) => {
             output::talk(&format!("starling: {text}"));
             ExitCode::FAILURE
+        }
+        Err(Failure::Usage(text)) => {
+            output::talk(&format!("starling: {text}"));
+            ExitCode::from(2)
         }
     }
 }

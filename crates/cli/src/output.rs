@@ -11,6 +11,8 @@ pub(crate) enum Failure {
     BrokenPipe,
     /// What, where and what to do.
     Said(String),
+    /// It was called in a way that makes no sense.
+    Usage(String),
 }
 
 pub(crate) type Outcome = Result<(), Failure>;
@@ -18,6 +20,10 @@ pub(crate) type Outcome = Result<(), Failure>;
 impl Failure {
     pub(crate) fn said(text: impl Into<String>) -> Self {
         Self::Said(text.into())
+    }
+
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
+        Self::Usage(text.into())
     }
 }
 

@@ -213,6 +213,11 @@ impl Node {
         Output::Sleep { until: until.max(self.now), reason }
     }
 
+    /// The replicated state, for whoever checks a node: reading only.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
     /// Turns [`Output::Event`] on or off.
     pub fn watch(&mut self, on: bool) {
         self.watched = on;

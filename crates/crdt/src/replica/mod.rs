@@ -163,6 +163,11 @@ impl Replica {
         self.slots.find(table, key, member).map(Slot)
     }
 
+    /// The slot whose cell shows this write: `None` if the write is not known here, was overwritten, or was forgotten.
+    pub fn shown_by(&self, dot: Dot) -> Option<Slot> {
+        self.dots.get(dot).map(Slot)
+    }
+
     /// The cell in a slot; `None` if the slot was freed.
     pub fn cell(&self, slot: Slot) -> Option<CellRef<'_>> {
         self.slots.cell(slot.0)

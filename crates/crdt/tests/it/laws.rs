@@ -3,7 +3,7 @@
 use crdt::{NodeId, Origin, Outcome, Replica, Rules, StampRule, TableRules, Wall, Write};
 use proptest::prelude::*;
 
-use crate::support::{Rng, live_view, replica};
+use crate::support::{Rng, live_view, put, replica};
 
 const NOW: Wall = Wall(1_000_000_000);
 
@@ -97,4 +97,15 @@ proptest! {
         prop_assert_eq!(part.clock(), whole.clock());
         prop_assert_eq!(live_view(&part, NOW), live_view(&whole, NOW));
     }
+}
+
+#[test]
+fn a_write_is_shown_by_its_slot_until_another_takes_its_place() {
+    let mut replica = replica(1, rules());
+    let first = put(&mut replica, NOW, "st", "k", "1");
+    let dot = |slot| replica.cell(slot).expect("it was just written").order.dot;
+    let dot = dot(first);
+    assert_eq!(replica.shown_by(dot), Some(first));
+    put(&mut replica, NOW, "st", "k", "2");
+    assert_eq!(replica.shown_by(dot), None);
 }

@@ -1,0 +1,198 @@
+//! After the faults: when everybody is equal, and the end of the run.
+
+use foldhash::fast::FixedState;
+use hashbrown::HashSet;
+use std::hash::BuildHasher;
+
+use crdt::{Replica, Wall, counter};
+use node::{Mono, Now};
+use tables::htable;
+use tables::location::{self, Contact, Member};
+
+use crate::clock::true_wall;
+use crate::coverage::Sometimes;
+use crate::host::host_now;
+use crate::invariants::Moment;
+use crate::kamailio::Kamailio;
+use crate::queue::{At, Event};
+use crate::script::Host;
+use crate::server::ServerHost;
+use crate::world::{Phase, World};
+
+/// Between two comparisons, milliseconds.
+const COMPARE_MS: u64 = 100;
+
+/// How long the run goes on once all are equal, milliseconds: so that what is left over shows.
+const QUIET_MS: u64 = 3_000;
+
+/// What somebody shows, as sums of hashes that do not depend on an order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shown {
+    contacts: (u64, u64),
+    entries: (u64, u64),
+}
+
+const HASH: FixedState = FixedState::with_seed(7);
+
+impl Shown {
+    fn contact(&mut self, aor: &[u8], uri: &[u8]) {
+        add(&mut self.contacts, HASH.hash_one((aor, uri)));
+    }
+
+    fn entry(&mut self, table: &str, key: &[u8], value: &htable::Value<'_>) {
+        let value = match value {
+            htable::Value::Int(int) => HASH.hash_one(int),
+            htable::Value::Str(text) => HASH.hash_one(&text[..]),
+        };
+        add(&mut self.entries, HASH.hash_one((table, key, value)));
+    }
+
+    /// What a node shows.
+    fn of_node(replica: &Replica, now: Wall, counts: impl Fn(&str) -> bool) -> Self {
+        let mut shown = Self::default();
+        let mut counted = HashSet::with_hasher(HASH);
+        for (_, cell) in replica.scan(None, usize::MAX).filter(|(_, cell)| cell.is_live(now)) {
+            let Some(body) = cell.body else { continue };
+            if cell.table == location::TABLE {
+                let device = location::parse_member(cell.member) == Member::Device;
+                if let Some(contact) = device.then(|| Contact::decode(body, cell.member).ok()).flatten() {
+                    shown.contact(cell.key, &contact.uri);
+                }
+            } else if let Some(name) = htable::name(cell.table) {
+                if !counts(name) {
+                    if let Ok(value) = htable::Value::decode(body) {
+                        shown.entry(name, cell.key, &value);
+                    }
+                } else if counted.insert((name.to_owned(), cell.key.to_vec()))
+                    && let Some(value) = counter::value(replica, cell.table, cell.key, now)
+                {
+                    shown.entry(name, cell.key, &htable::Value::Int(value));
+                }
+            }
+        }
+        shown
+    }
+
+    /// What a server shows.
+    fn of_server(server: &Kamailio, now: Now) -> Self {
+        let mut shown = Self::default();
+        for held in server.contacts(now) {
+            shown.contact(held.aor, &held.contact.uri);
+        }
+        for entry in server.entries(now) {
+            shown.entry(entry.table, entry.key, entry.value);
+        }
+        shown
+    }
+}
+
+fn add((sum, number): &mut (u64, u64), hash: u64) {
+    *sum = sum.wrapping_add(hash);
+    *number += 1;
+}
+
+impl World {
+    /// Load and faults are over.
+    pub(crate) fn calm(&mut self) {
+        self.phase = Phase::Calm;
+        self.end_all_faults();
+        if self.options.log {
+            self.line("world".to_owned(), "load and faults are over".to_owned());
+        }
+        self.tell(Moment::Calm);
+        self.end_at = self.now.plus_ms(self.script.settle_ms);
+        self.queue.post(self.end_at, Event::End);
+        self.queue.post(self.now.plus_ms(COMPARE_MS), Event::Compare);
+    }
+
+    /// Looks whether everybody is equal.
+    pub(crate) fn compare(&mut self) {
+        if self.phase != Phase::Calm {
+            return;
+        }
+        if !self.all_equal() {
+            return self.queue.post(self.now.plus_ms(COMPARE_MS), Event::Compare);
+        }
+        let after = self.now.ms() - self.script.duration_ms;
+        self.phase = Phase::Equal;
+        self.equal_after_ms = Some(after);
+        if self.options.log {
+            self.line("world".to_owned(), format!("everybody is equal after {after} ms"));
+        }
+        if !self.script.faults.is_empty() {
+            self.saw(Sometimes::EqualAfterCalm);
+        }
+        self.tell(Moment::Equal);
+        self.end_at = self.now.plus_ms(QUIET_MS);
+        self.queue.post(self.end_at, Event::End);
+    }
+
+    /// The run is over.
+    pub(crate) fn end(&mut self) {
+        if self.now < self.end_at {
+            return;
+        }
+        let equal = self.phase == Phase::Equal;
+        self.tell(Moment::End { equal });
+        self.phase = Phase::Over;
+    }
+
+    /// Whether all nodes that run hold the same, and their servers with them.
+    pub(crate) fn all_equal(&self) -> bool {
+        self.nodes_equal() && self.servers_equal()
+    }
+
+    fn nodes_equal(&self) -> bool {
+        let running = self.nodes.iter().filter_map(|host| Some((host, host.node.as_ref()?)));
+        let mut sums = running.map(|(host, node)| node.replica().digest_beyond(host.clock.wall(self.now).secs()));
+        let Some(first) = sums.next() else { return true };
+        sums.all(|sum| sum == first)
+    }
+
+    fn servers_equal(&self) -> bool {
+        let compared: Vec<(&ServerHost, At)> = self.servers.iter().filter_map(|host| self.compared_with(host)).collect();
+        let busy = compared.iter().any(|(_, at)| self.feeds(*at));
+        if busy {
+            return false;
+        }
+        let mut by_node: Vec<(At, Shown)> = Vec::new();
+        let now = Now { mono: self.now, wall: true_wall(self.now) };
+        compared.iter().all(|(host, at)| {
+            let known = by_node.iter().find(|(of, _)| of == at).map(|(_, shown)| *shown);
+            let node = known.unwrap_or_else(|| self.shown_by(*at));
+            if known.is_none() {
+                by_node.push((*at, node));
+            }
+            let full = host.spec.memory_contacts > 0 && node.contacts.1 >= u64::from(host.spec.memory_contacts);
+            let server = host.process.as_ref().map(|server| Shown::of_server(server, now));
+            full || server == Some(node)
+        })
+    }
+
+    /// The node that a server is compared with: the first that runs of those that it names.
+    fn compared_with<'a>(&self, host: &'a ServerHost) -> Option<(&'a ServerHost, At)> {
+        if host.process.is_none() || host.spec.hostile {
+            return None;
+        }
+        let mut nodes = host.spec.nodes.iter().filter_map(|&ix| self.at(Host::Node(ix)));
+        nodes.find(|at| self.nodes[usize::from(*at)].node.is_some()).map(|at| (host, at))
+    }
+
+    /// Whether a node still has something to tell a server that answers.
+    fn feeds(&self, at: At) -> bool {
+        let host = &self.nodes[usize::from(at)];
+        let peers = host.node.as_ref().map(|node| node.peers(host_now(host, self.now))).unwrap_or_default();
+        peers.iter().any(|peer| peer.owned && peer.state == "active" && (peer.queued > 0 || peer.open > 0))
+    }
+
+    fn shown_by(&self, at: At) -> Shown {
+        let host = &self.nodes[usize::from(at)];
+        let counts = |table: &str| self.script.htables.get(table).is_some_and(|spec| spec.counter);
+        host.node.as_ref().map_or_else(Shown::default, |node| Shown::of_node(node.replica(), host.clock.wall(self.now), counts))
+    }
+
+    /// When a run that is planned ends at the latest.
+    pub(crate) fn last_moment(&self) -> Mono {
+        Mono(0).plus_ms(self.script.duration_ms + self.script.settle_ms + QUIET_MS + 1)
+    }
+}
