@@ -150,7 +150,8 @@ impl World {
     }
 
     fn servers_equal(&self) -> bool {
-        let compared: Vec<(&ServerHost, At)> = self.servers.iter().filter_map(|host| self.compared_with(host)).collect();
+        let compared: Vec<(&ServerHost, At)> =
+            self.servers.iter().filter_map(|host| self.compared_with(host)).collect();
         let busy = compared.iter().any(|(_, at)| self.feeds(*at));
         if busy {
             return false;
@@ -188,7 +189,9 @@ impl World {
     fn shown_by(&self, at: At) -> Shown {
         let host = &self.nodes[usize::from(at)];
         let counts = |table: &str| self.script.htables.get(table).is_some_and(|spec| spec.counter);
-        host.node.as_ref().map_or_else(Shown::default, |node| Shown::of_node(node.replica(), host.clock.wall(self.now), counts))
+        host.node
+            .as_ref()
+            .map_or_else(Shown::default, |node| Shown::of_node(node.replica(), host.clock.wall(self.now), counts))
     }
 
     /// When a run that is planned ends at the latest.

@@ -7,7 +7,7 @@
 
 use bstr::BStr;
 use crdt::planted::{self, Bug};
-use crdt::{Order, Outcome, Slot, StampRule, Wall, Write};
+use crdt::{Hlc, Order, Outcome, Slot, StampRule, Wall, Write};
 use kdmq::htable::{Action, Cell, How as Match, On};
 use tables::htable::{self, Value};
 
@@ -56,7 +56,7 @@ pub(crate) fn take(peer: &mut Peer, action: &Action<'_>, facts: &Facts, how: How
         Action::Expire { table, key, seconds } => expire(peer, (table, key), *seconds, facts, how, cx),
         Action::Delete { table, key } => delete(peer, (table, key), how, cx),
         Action::RemoveMatching { table, how: by, on, pattern } => {
-            remove_matching(peer, table, (*by, *on, pattern), cx);
+            remove_matching(peer, table, (*by, *on, pattern), how, cx);
         }
         Action::None | Action::Sync { .. } | Action::Cells(_) => {}
     }
@@ -236,7 +236,7 @@ fn correct(peer: &mut Peer, slot: Slot, body: &[u8], cx: &mut Cx<'_>) {
 }
 
 /// Removes whatever matches, as the server did: an observed removal per entry.
-fn remove_matching(peer: &mut Peer, name: &BStr, (by, on, pattern): (Match, On, &BStr), cx: &mut Cx<'_>) {
+fn remove_matching(peer: &mut Peer, name: &BStr, (by, on, pattern): (Match, On, &BStr), how: How, cx: &mut Cx<'_>) {
     let Some(table) = table_of(name, cx) else { return };
     let on_values = on == On::Values;
     let found = match by {
@@ -250,6 +250,10 @@ fn remove_matching(peer: &mut Peer, name: &BStr, (by, on, pattern): (Match, On, 
         },
     };
     for (slot, order) in found {
+        // What was written after the removal had arrived is none of what it meant.
+        if matches!(how, How::Held(arrival) if order.stamp.time >= Hlc::from_ms(arrival.0 + 1)) {
+            continue;
+        }
         peer.book.remove(slot);
         peer.touched(slot, cx.now.mono);
         cx.replica.remove_observed(cx.now.wall, slot, order, peer.tag);

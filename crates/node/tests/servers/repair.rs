@@ -1,7 +1,7 @@
 //! Servers that were cut off, restarted or silent.
 
 use crate::world::{World, config, text, two};
-use starling_node::Config;
+use starling_node::{Command, CommandId, Config, Input};
 
 const A: &str = "sip:alice@192.0.2.1:5060";
 const B: &str = "sip:bob@192.0.2.2:5060";
@@ -195,4 +195,28 @@ fn what_a_server_took_in_while_it_still_took_a_returned_node_for_gone_arrives() 
     world.run_until(9_000, "the node asks once more", |w| {
         w.shows("alice") == [B] && w.entry("plain", "k").as_deref() == Some("new")
     });
+}
+
+#[test]
+fn a_removal_by_pattern_that_was_held_spares_what_was_written_after_it() {
+    let nobody = "127.0.0.1:9".parse().unwrap();
+    let mut world = World::new(Config { join: vec![nobody], ..config() });
+    let k1 = world.start("127.0.0.11:5060");
+    set_here(&mut world, "before", 1);
+    world.run_ms(1_000);
+    let body = br#"{"action":5,"htname":"plain","type":2,"strval":"e","mode":0}"#;
+    world.server(k1).request("htable", body.to_vec(), 1, "sip");
+    world.run_ms(500);
+    assert_eq!(world.entry("plain", "before").as_deref(), Some("1"), "it waits for the other node");
+    set_here(&mut world, "after", 2);
+    world.run_ms(5_000);
+    let shown = ["before", "after"].map(|key| world.entry("plain", key));
+    assert_eq!(shown, [None, Some("2".to_owned())]);
+}
+
+/// An operator sets an entry at the node.
+fn set_here(world: &mut World, key: &str, value: i64) {
+    let value = starling_node::Value::Int(value);
+    let command = Command::HtableSet { table: "plain".into(), key: key.into(), value, expires_in: None };
+    world.handle(Input::Command { id: CommandId(1), command });
 }
