@@ -32,7 +32,6 @@ mod server;
 mod settle;
 pub mod shrink;
 mod step;
-mod stream;
 pub mod sweep;
 mod timeline;
 pub mod trial;

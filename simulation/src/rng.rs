@@ -14,8 +14,12 @@ pub(crate) enum Stream {
     Link,
     /// A disk.
     Disk,
-    /// A server's seed.
+    /// A server's seed, and its lives.
     Server,
+    /// A phone.
+    Phone,
+    /// A writer.
+    Writer,
     /// A hostile sender, by its place in the list of faults.
     Hostile,
 }
@@ -40,6 +44,11 @@ impl Rng {
     /// A number below `n`; 0 if `n` is 0.
     pub(crate) const fn below(&mut self, n: u64) -> u64 {
         ((self.next() as u128 * n as u128) >> 64) as u64
+    }
+
+    /// A number of this range, ends included.
+    pub(crate) const fn between(&mut self, least: u64, most: u64) -> u64 {
+        least + self.below(most - least + 1)
     }
 
     /// True so many times in a thousand.

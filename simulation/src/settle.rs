@@ -133,40 +133,52 @@ impl World {
             return;
         }
         let equal = self.phase == Phase::Equal;
+        if self.options.log
+            && let Some(what) = self.difference()
+        {
+            self.line("world".to_owned(), what);
+        }
         self.tell(Moment::End { equal });
         self.phase = Phase::Over;
     }
 
     /// Whether all nodes that run hold the same, and their servers with them.
     pub(crate) fn all_equal(&self) -> bool {
-        self.nodes_equal() && self.servers_equal()
+        self.difference().is_none()
     }
 
-    fn nodes_equal(&self) -> bool {
+    /// Who differs from whom, in words; the first that is found.
+    pub(crate) fn difference(&self) -> Option<String> {
         let running = self.nodes.iter().filter_map(|host| Some((host, host.node.as_ref()?)));
-        let mut sums = running.map(|(host, node)| node.replica().digest_beyond(host.clock.wall(self.now).secs()));
-        let Some(first) = sums.next() else { return true };
-        sums.all(|sum| sum == first)
-    }
-
-    fn servers_equal(&self) -> bool {
+        let sums: Vec<_> = running
+            .map(|(host, node)| (&host.name, node.replica().digest_beyond(host.clock.wall(self.now).secs())))
+            .collect();
+        if let Some(pair) = sums.windows(2).find(|pair| pair[0].1 != pair[1].1) {
+            let [(one, (_, a)), (other, (_, b))] = [pair[0], pair[1]];
+            return Some(format!("{one} holds {a} live cells, {other} {b}, and they are not the same"));
+        }
         let compared: Vec<(&ServerHost, At)> =
             self.servers.iter().filter_map(|host| self.compared_with(host)).collect();
-        let busy = compared.iter().any(|(_, at)| self.feeds(*at));
-        if busy {
-            return false;
+        if let Some((host, at)) = compared.iter().find(|(_, at)| self.feeds(*at)) {
+            let node = &self.nodes[usize::from(*at)].name;
+            return Some(format!("{node} still has something to tell k{}", host.spec.ix));
         }
         let mut by_node: Vec<(At, Shown)> = Vec::new();
-        let now = Now { mono: self.now, wall: true_wall(self.now) };
-        compared.iter().all(|(host, at)| {
-            let known = by_node.iter().find(|(of, _)| of == at).map(|(_, shown)| *shown);
-            let node = known.unwrap_or_else(|| self.shown_by(*at));
-            if known.is_none() {
-                by_node.push((*at, node));
-            }
-            let full = host.spec.memory_contacts > 0 && node.contacts.1 >= u64::from(host.spec.memory_contacts);
-            let server = host.process.as_ref().map(|server| Shown::of_server(server, now));
-            full || server == Some(node)
+        compared.iter().find_map(|(host, at)| self.server_differs(host, *at, &mut by_node))
+    }
+
+    fn server_differs(&self, host: &ServerHost, at: At, by_node: &mut Vec<(At, Shown)>) -> Option<String> {
+        let known = by_node.iter().find(|(of, _)| *of == at).map(|(_, shown)| *shown);
+        let node = known.unwrap_or_else(|| self.shown_by(at));
+        if known.is_none() {
+            by_node.push((at, node));
+        }
+        let full = host.spec.memory_contacts > 0 && node.contacts.1 >= u64::from(host.spec.memory_contacts);
+        let server = Shown::of_server(host.process.as_ref()?, Now { mono: self.now, wall: true_wall(self.now) });
+        (!full && server != node).then(|| {
+            let (name, ix) = (&self.nodes[usize::from(at)].name, host.spec.ix);
+            let [(_, a), (_, b), (_, c), (_, d)] = [node.contacts, server.contacts, node.entries, server.entries];
+            format!("{name} shows {a} contacts and {c} entries, k{ix} {b} and {d}, and they are not the same")
         })
     }
 

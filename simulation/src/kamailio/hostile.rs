@@ -7,13 +7,11 @@
 use std::net::SocketAddr;
 
 use node::{Mono, Now};
-use rand::RngExt as _;
 
-use super::sender::Process;
 use super::{HTABLE, Kamailio, NOTIFICATION, USRLOC};
 
 /// Pause between two bursts, milliseconds.
-const PAUSE_MS: std::ops::RangeInclusive<u64> = 100..=2_000;
+const PAUSE_MS: (u64, u64) = (100, 2_000);
 /// Messages in a flood, and how often in a thousand bursts there is one.
 const FLOOD: usize = 100;
 const FLOOD_PERMILLE: u32 = 20;
@@ -22,7 +20,7 @@ const SILENT_PERMILLE: u32 = 50;
 /// How often in a thousand bursts its Call-IDs jump, as after a restart.
 const JUMP_PERMILLE: u32 = 5;
 /// So many addresses of record and keys are its own.
-const OWN: u32 = 20;
+const OWN: u64 = 20;
 
 /// Bodies that are no usrloc action, or one that means nothing.
 const USRLOC_BODIES: &[&str] = &[
@@ -87,7 +85,7 @@ impl Hostile {
 impl Kamailio {
     /// Whether it lets a request go by as if it had never come.
     pub(super) fn ignores_it(&mut self) -> bool {
-        self.hostile.is_some() && self.rng.random_range(0..1_000) < SILENT_PERMILLE
+        self.hostile.is_some() && self.rng.permille(SILENT_PERMILLE)
     }
 
     /// Whether what it is told is lost on it.
@@ -100,20 +98,20 @@ impl Kamailio {
         if hostile.next > now.mono {
             return;
         }
-        hostile.next = now.mono.plus_ms(self.rng.random_range(PAUSE_MS));
+        hostile.next = now.mono.plus_ms(self.rng.between(PAUSE_MS.0, PAUSE_MS.1));
         let (victims, tables) = (hostile.victims.clone(), hostile.tables.clone());
-        if self.rng.random_range(0..1_000) < JUMP_PERMILLE {
-            let start = self.rng.random::<u64>() >> 1;
+        if self.rng.permille(JUMP_PERMILLE) {
+            let start = self.rng.next() >> 1;
             self.sender.jump(start);
         }
-        let flood = self.rng.random_range(0..1_000) < FLOOD_PERMILLE;
+        let flood = self.rng.permille(FLOOD_PERMILLE);
         for _ in 0..if flood { FLOOD } else { 1 } {
             self.send_evil(&victims, &tables, now);
         }
     }
 
     fn send_evil(&mut self, victims: &[SocketAddr], tables: &[String], now: Now) {
-        let (channel, body) = match self.rng.random_range(0..8) {
+        let (channel, body) = match self.rng.below(8) {
             0 => (USRLOC, self.one_of(USRLOC_BODIES).as_bytes().to_vec()),
             1 => {
                 let table = self.table(tables);
@@ -125,25 +123,25 @@ impl Kamailio {
             6 => (NOTIFICATION, self.odd_list(victims)),
             _ => return self.send_no_kdmq(victims),
         };
-        let process = Process::Sip(self.rng.random_range(0..2));
+        let process = self.phones_process();
         self.send(channel, &body, victims, process, now.mono);
     }
 
     fn one_of(&mut self, list: &'static [&'static str]) -> &'static str {
-        list[self.rng.random_range(0..list.len())]
+        list[self.rng.below(list.len() as u64) as usize]
     }
 
     fn table(&mut self, tables: &[String]) -> String {
-        let known = (!tables.is_empty()).then(|| self.rng.random_range(0..tables.len()));
-        known.map_or_else(|| "none".to_owned(), |at| tables[at].clone())
+        let at = self.rng.below(tables.len() as u64) as usize;
+        tables.get(at).map_or("none", String::as_str).to_owned()
     }
 
     /// A time, usually none that makes sense.
     fn odd_seconds(&mut self, now: Now) -> String {
         let now_s = now.wall.0 / 1_000;
-        match self.rng.random_range(0..4) {
-            0 => (now_s + self.rng.random_range(1..600)).to_string(),
-            1 => (now_s - self.rng.random_range(1..10_000_000)).to_string(),
+        match self.rng.below(4) {
+            0 => (now_s + self.rng.between(1, 600)).to_string(),
+            1 => (now_s - self.rng.between(1, 10_000_000)).to_string(),
             2 => (now_s + 1_000_000_000).to_string(),
             _ => self.one_of(NUMBERS).to_owned(),
         }
@@ -151,17 +149,17 @@ impl Kamailio {
 
     /// A contact of its own, with odd numbers and texts.
     fn odd_contact(&mut self, now: Now) -> Vec<u8> {
-        let own = self.rng.random_range(0..OWN);
+        let own = self.rng.below(OWN);
         let (expires, modified) = (self.odd_seconds(now), self.odd_seconds(now));
         let [cseq, q, methods, reg_id] = [(); 4].map(|()| self.one_of(NUMBERS));
-        let long = "x".repeat(if self.rng.random_range(0..10) == 0 { 5_000 } else { 3 });
+        let long = "x".repeat(if self.rng.below(10) == 0 { 5_000 } else { 3 });
         let mut body = format!(
             "{{\"action\":{},\"aor\":\"evil{own}@sim.example\",\"ruid\":\"evil-{own}\",\
              \"c\":\"sip:evil{own}@192.0.2.66\",\"received\":\"{long}\",\"path\":\"#\",\"callid\":\"e{own}\",\
              \"user_agent\":\"\\u00fc\\ud800#\",\"instance\":\"\",\"expires\":{expires},\"cseq\":{cseq},\"flags\":0,\
              \"cflags\":0,\"q\":{q},\"last_modified\":{modified},\"methods\":{methods},\"reg_id\":{reg_id},\
              \"server_id\":9}}",
-            self.rng.random_range(1..=2)
+            self.rng.between(1, 2)
         )
         .into_bytes();
         // A byte that is no UTF-8.
@@ -171,17 +169,17 @@ impl Kamailio {
 
     /// Somebody else's contact, under a name that nobody gave it.
     fn foreign_removal(&mut self) -> Vec<u8> {
-        let (aor, ruid) = (self.rng.random_range(0..500), self.rng.random::<u32>());
+        let (aor, ruid) = (self.rng.below(500), self.rng.next() as u32);
         format!("{{\"action\":2,\"aor\":\"u{aor}@sim.example\",\"ruid\":\"uloc-1-6b49d200-4e3f-{ruid:x}\"}}")
             .into_bytes()
     }
 
     /// An entry of its own, with odd numbers.
     fn odd_entry(&mut self, tables: &[String], now: Now) -> Vec<u8> {
-        let (table, own) = (self.table(tables), self.rng.random_range(0..OWN));
+        let (table, own) = (self.table(tables), self.rng.below(OWN));
         let (number, seconds) = (self.one_of(NUMBERS), self.odd_seconds(now));
         let name = format!("\"htname\":\"{table}\",\"cname\":\"evil{own}\"");
-        match self.rng.random_range(0..5) {
+        match self.rng.below(5) {
             0 => format!("{{\"action\":2,{name},\"type\":0,\"intval\":{number},\"mode\":1}}"),
             1 => {
                 format!("{{\"action\":2,{name},\"type\":2,\"strval\":\"evil\",\"last_modified\":{number},\"mode\":1}}")
@@ -196,7 +194,7 @@ impl Kamailio {
     /// A node list that nobody should believe.
     fn odd_list(&mut self, victims: &[SocketAddr]) -> Vec<u8> {
         let own = self.addr;
-        match self.rng.random_range(0..5) {
+        match self.rng.below(5) {
             0 => (1..60).map(|n| format!("sip:192.0.2.{n}:5060;status=active\r\n")).collect::<String>(),
             1 => victims.iter().map(|victim| format!("sip:{victim};status=disabled\r\n")).collect(),
             2 => format!("sip:{own};status=disabled\r\n"),
@@ -208,10 +206,10 @@ impl Kamailio {
 
     /// SIP that is no KDMQ, or no SIP.
     fn send_no_kdmq(&mut self, victims: &[SocketAddr]) {
-        let (own, id) = (self.addr, self.rng.random::<u32>());
+        let (own, id) = (self.addr, self.rng.next() as u32);
         let via = format!("Via: SIP/2.0/UDP {own};branch=z9hG4bK{id:x}\r\n");
         for &to in victims {
-            let text = match self.rng.random_range(0..6) {
+            let text = match self.rng.below(6) {
                 0 => format!("SIP/2.0 200 OK\r\n{via}CSeq: 10 KDMQ\r\nContent-Length: 0\r\n\r\n"),
                 1 => format!("KDMQ sip:usrloc@{to} SIP/2.0\r\n{via}Content-Length: 99999\r\n\r\n{{\"action\":3}}"),
                 2 => format!(

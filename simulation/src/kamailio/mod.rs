@@ -21,8 +21,6 @@ use std::net::SocketAddr;
 
 use bstr::BStr;
 use node::{Mono, Now};
-use rand::RngExt as _;
-use rand::rngs::ChaCha8Rng;
 use tables::location::Contact;
 
 use self::dump::{Dumps, Step};
@@ -31,8 +29,8 @@ use self::htable::Htables;
 use self::peers::{Merged, Peers};
 use self::sender::{About, Process, Request, Sender};
 use self::usrloc::{Registered, Usrloc, Words};
+use crate::rng::{Rng, Stream};
 use crate::script::{Generation, ServerSpec, TableSpec};
-use crate::stream;
 
 const NOTIFICATION: &str = "notification_peer";
 const USRLOC: &str = "usrloc";
@@ -90,7 +88,7 @@ pub struct Kamailio {
     gasps: u32,
     fallen: Option<String>,
     hostile: Option<Hostile>,
-    rng: ChaCha8Rng,
+    rng: Rng,
 }
 
 /// What a server wants sent: a datagram of SIP.
@@ -205,16 +203,16 @@ impl Kamailio {
         now: Now,
     ) -> Self {
         let id = u64::from(spec.ix) << 32 | u64::from(life);
+        let mut rng = Rng::stream(seed, Stream::Server, id);
         // 63 bit, as real ones begin.
-        let start = stream::number(seed, "server's Call-IDs", id) >> 1;
+        let start = rng.next() >> 1;
         let pid = usrloc::first_pid(addr, life);
         let server_id = u32::from(spec.ix) + 1;
         let timing = Timing::default();
-        let mut rng = stream::stream(seed, "server", id);
         // The first of the peers are nodes.
         let nodes = &peers[..spec.nodes.len().min(peers.len())];
         let names = || tables.keys().cloned().collect();
-        let hostile = spec.hostile.then(|| Hostile::new(nodes, names(), rng.random(), now.mono));
+        let hostile = spec.hostile.then(|| Hostile::new(nodes, names(), rng.permille(500), now.mono));
         let mut this = Self {
             addr,
             generation: spec.generation,
@@ -410,9 +408,14 @@ impl Kamailio {
     fn tell(&mut self, channel: &'static str, bodies: impl IntoIterator<Item = Vec<u8>>, now: Now) {
         let to: Vec<_> = self.peers.active().collect();
         for body in bodies {
-            let process = Process::Sip(self.rng.random_range(0..2));
+            let process = self.phones_process();
             self.send(channel, &body, &to, process, now.mono);
         }
+    }
+
+    /// The process that takes the next request of a phone.
+    fn phones_process(&mut self) -> Process {
+        Process::Sip(self.rng.below(2) as u8)
     }
 
     /// Sends data, some of it late: another worker overtakes.
@@ -429,7 +432,7 @@ impl Kamailio {
     fn lateness(&mut self) -> u64 {
         match self.reorder_permille {
             0 => 0,
-            permille if self.rng.random_range(0..1_000) < permille => self.rng.random_range(1..=20),
+            permille if self.rng.permille(permille) => self.rng.between(1, 20),
             _ => 0,
         }
     }
@@ -475,7 +478,7 @@ impl Kamailio {
         if !self.asked {
             self.asked = true;
             let to: Vec<_> = self.peers.active().collect();
-            let process = Process::Dmq(self.rng.random_range(0..2));
+            let process = Process::Dmq(self.rng.below(2) as u8);
             self.send(USRLOC, kdmq::usrloc::SYNC, &to, process, now.mono);
             self.send(HTABLE, kdmq::htable::SYNC, &to, process, now.mono);
         }

@@ -1,18 +1,16 @@
 //! A phone: it registers, refreshes at half time, goes to the next server when one fails, and leaves.
 
 use node::Mono;
-use rand::RngExt as _;
-use rand::rngs::ChaCha8Rng;
 
 use super::{PhoneWords, Wish, aor, uri};
 use crate::ledger::{Ended, What};
+use crate::rng::{Rng, Stream};
 use crate::script::{Leave, PhoneSpec};
-use crate::stream;
 
 /// How long an answer is waited for. SIP would wait 32 s; phones are not that patient.
 const PATIENCE_MS: u64 = 6_000;
 /// Pause before the next server is tried, milliseconds.
-const RETRY_MS: std::ops::RangeInclusive<u64> = 2_000..=5_000;
+const RETRY_MS: (u64, u64) = (2_000, 5_000);
 /// How often in a thousand refreshes a phone has been switched off and on before: another Call-ID.
 const RESTART_PERMILLE: u32 = 10;
 /// How often in a thousand refreshes at its second choice a phone tries the first again.
@@ -40,7 +38,7 @@ pub(super) struct Phone {
     cseq: u32,
     registered: bool,
     state: State,
-    rng: ChaCha8Rng,
+    rng: Rng,
 }
 
 impl Phone {
@@ -57,7 +55,7 @@ impl Phone {
             cseq: 0,
             registered: false,
             state: State::On,
-            rng: stream::stream(seed, "phone", u64::from(id)),
+            rng: Rng::stream(seed, Stream::Phone, u64::from(id)),
         }
     }
 
@@ -96,11 +94,11 @@ impl Phone {
 
     /// Now and then it was switched off meanwhile, or tries its first choice again.
     fn before_registering(&mut self) {
-        if self.registered && self.rng.random_range(0..1_000) < RESTART_PERMILLE {
+        if self.registered && self.rng.permille(RESTART_PERMILLE) {
             self.boots += 1;
             self.cseq = 0;
         }
-        if self.registered && self.at > 0 && self.rng.random_range(0..1_000) < RETURN_PERMILLE {
+        if self.registered && self.at > 0 && self.rng.permille(RETURN_PERMILLE) {
             self.at = 0;
         }
     }
@@ -117,7 +115,7 @@ impl Phone {
             (State::On, Ended::Done) => {
                 self.registered = true;
                 let half = u64::from(self.spec.expires_s.max(1)) * 500;
-                let refresh = now.plus_ms(half - self.rng.random_range(0..=half / 5));
+                let refresh = now.plus_ms(half - self.rng.between(0, half / 5));
                 Some(self.no_later_than_leaving(refresh, now))
             }
             (State::On, _) => {
@@ -129,7 +127,7 @@ impl Phone {
 
     fn elsewhere(&mut self, now: Mono) -> Mono {
         self.at = (self.at + 1) % self.spec.at.len();
-        now.plus_ms(self.rng.random_range(RETRY_MS))
+        now.plus_ms(self.rng.between(RETRY_MS.0, RETRY_MS.1))
     }
 
     fn no_later_than_leaving(&self, at: Mono, now: Mono) -> Mono {

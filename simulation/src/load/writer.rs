@@ -1,13 +1,11 @@
 //! Somebody who writes at intervals: keys of a table, counters, or an operator who removes contacts.
 
 use node::Mono;
-use rand::RngExt as _;
-use rand::rngs::ChaCha8Rng;
 
 use super::{Wish, aor};
 use crate::ledger::What;
+use crate::rng::{Rng, Stream};
 use crate::script::{Job, WriterSpec};
-use crate::stream;
 
 /// So many keys of a table are written by everybody; half of all writes go there.
 const HOT_KEYS: u32 = 3;
@@ -21,12 +19,12 @@ pub(super) struct Writer {
     spec: WriterSpec,
     /// How many values it has written; each is another.
     written: u64,
-    rng: ChaCha8Rng,
+    rng: Rng,
 }
 
 impl Writer {
     pub(super) fn new(spec: &WriterSpec, seed: u64) -> Self {
-        Self { spec: spec.clone(), written: 0, rng: stream::stream(seed, "writer", u64::from(spec.id)) }
+        Self { spec: spec.clone(), written: 0, rng: Rng::stream(seed, Stream::Writer, u64::from(spec.id)) }
     }
 
     pub(super) fn act(&mut self, now: Mono) -> Result<Wish, Option<Mono>> {
@@ -38,7 +36,7 @@ impl Writer {
             Job::Keys { table, keys, delete_permille } => {
                 let table = table.clone();
                 let key = key(self.spec.id, *keys, rng);
-                if rng.random_range(0..1_000) < *delete_permille {
+                if rng.permille(*delete_permille) {
                     What::Delete { table, key }
                 } else {
                     self.written += 1;
@@ -47,11 +45,13 @@ impl Writer {
             }
             Job::Count { table, keys } => {
                 let key = format!("c{}", skewed((*keys).max(1), rng));
-                let large = rng.random_range(0..1_000) < LARGE_PERMILLE;
-                let by = if large { rng.random_range(2..=5) } else { 1 };
+                let large = rng.permille(LARGE_PERMILLE);
+                let by = if large { rng.between(2, 5) as i64 } else { 1 };
                 What::Add { table: table.clone(), key, by }
             }
-            Job::Operator { aors } => What::RemoveAll { aor: aor(rng.random_range(0..(*aors).max(1))), operator: true },
+            Job::Operator { aors } => {
+                What::RemoveAll { aor: aor(rng.below(u64::from((*aors).max(1))) as u32), operator: true }
+            }
         };
         Ok(Wish { at: self.spec.at, what, words: None, patience_ms: PATIENCE_MS })
     }
@@ -59,23 +59,23 @@ impl Writer {
     /// When it writes next, if ever: half to one and a half times the mean from now.
     pub(super) fn next(&mut self, now: Mono) -> Option<Mono> {
         let every = self.spec.every_ms.max(1);
-        let next = now.plus_ms(self.rng.random_range(every / 2..=every + every / 2));
+        let next = now.plus_ms(self.rng.between(every / 2, every + every / 2));
         (next < Mono(0).plus_ms(self.spec.stop_ms)).then_some(next)
     }
 }
 
 /// A hot key that everybody writes, or one of this writer's own.
-fn key(writer: u32, keys: u32, rng: &mut ChaCha8Rng) -> String {
+fn key(writer: u32, keys: u32, rng: &mut Rng) -> String {
     let hot = HOT_KEYS.min(keys.max(1));
-    if rng.random() || keys <= hot {
-        format!("hot{}", rng.random_range(0..hot))
+    if rng.permille(500) || keys <= hot {
+        format!("hot{}", rng.below(u64::from(hot)))
     } else {
-        format!("w{writer}-{}", rng.random_range(0..keys - hot))
+        format!("w{writer}-{}", rng.below(u64::from(keys - hot)))
     }
 }
 
 /// Below `n`; half of all draws are among the first few.
-fn skewed(n: u32, rng: &mut ChaCha8Rng) -> u32 {
-    let below = if rng.random() { HOT_KEYS.min(n) } else { n };
-    rng.random_range(0..below)
+fn skewed(n: u32, rng: &mut Rng) -> u32 {
+    let below = if rng.permille(500) { HOT_KEYS.min(n) } else { n };
+    rng.below(u64::from(below)) as u32
 }
