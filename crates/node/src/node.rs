@@ -20,7 +20,7 @@ use crate::execute;
 use crate::front::{Arrival, Front, Path};
 use crate::io::{CommandId, ConnId, Input, Level, LogLine, Mono, Now, Output, Restored, Tree};
 use crate::journal::Journal;
-use crate::mesh::{Mesh, ServerNote};
+use crate::mesh::{Jumps, Mesh, ServerNote};
 use crate::{Command, CommandError, CommandOk};
 
 /// How often the node looks at the clock for the store's sake while something can expire, milliseconds.
@@ -44,6 +44,7 @@ pub struct Node {
     watched: bool,
     pub(crate) started: Now,
     store_tick_at: Mono,
+    jumps: Jumps,
     own_at: Mono,
     /// The moment of the last input, for [`Output::Sleep`].
     now: Mono,
@@ -79,6 +80,7 @@ impl Node {
             watched: false,
             started: now,
             store_tick_at: now.mono,
+            jumps: Jumps::new(now),
             own_at: now.mono,
             now: now.mono,
         }
@@ -89,6 +91,9 @@ impl Node {
         self.now = now.mono;
         let mut cx =
             Cx { now, config: &self.config, replica: &mut self.replica, out: &mut self.out, stats: &mut self.stats };
+        if let Some(by_ms) = self.jumps.look(now) {
+            self.mesh.clock_jumped(by_ms, &mut cx);
+        }
         match input {
             Input::Tick => {}
             Input::LinkUp { link, addr, dialed, subject } => {

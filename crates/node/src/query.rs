@@ -31,7 +31,7 @@ impl Node {
             servers: self.dmq.active(),
             durable: self.journal.clean(),
             memory: self.replica.memory_bytes(),
-            skewed: self.mesh.skewed(),
+            skewed: self.mesh.skewed(self.config.max_skew_ms),
             joining: self.mesh.joining(),
         }
     }

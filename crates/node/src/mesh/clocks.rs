@@ -113,6 +113,9 @@ impl Mesh {
         let now = cx.now;
         if let Some(peer) = self.peer_mut(id) {
             peer.offset.measure(wall, sent, now, max_ms);
+            if peer.offset.ms().is_some() && !peer.offset.skewed() {
+                self.jumped_ms = 0;
+            }
             self.judge_skew(id, cx);
         }
     }
@@ -123,7 +126,7 @@ impl Mesh {
         let Some(peer) = &link.peer else { return };
         let (trusted, ms, name, addr) =
             (peer.trusted(), peer.offset.ms().unwrap_or(0), peer.name.clone(), peer.advertise);
-        cx.replica.set_skewed(self.skewed());
+        cx.replica.set_skewed(self.skewed(cx.config.max_skew_ms));
         if trusted {
             return;
         }

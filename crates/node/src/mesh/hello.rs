@@ -239,7 +239,7 @@ impl Mesh {
         self.peers.remove(&peer.node);
         self.roster.seen(peer.node, cx.now.wall.0 / 1_000);
         self.dialer.unlinked(peer.node, up_at, cx.now.mono, &mut self.rng);
-        cx.replica.set_skewed(self.skewed());
+        cx.replica.set_skewed(self.skewed(cx.config.max_skew_ms));
         self.tell_links();
     }
 

@@ -48,6 +48,7 @@ use self::link::{Link, Peer};
 use self::pull::Pull;
 use self::roster::{Known, Roster};
 use self::serve::Serve;
+pub(crate) use self::skew::Jumps;
 use self::swim::{Id, Swim, SwimEvent};
 pub(crate) use self::wire::ServerNote;
 use crate::config::Config;
@@ -80,6 +81,8 @@ pub(crate) struct Mesh {
     /// Whether a session has ended well since the start.
     pulled: bool,
     started: Mono,
+    /// By how much our wall clock has jumped since a peer's was last found near it, milliseconds.
+    jumped_ms: i64,
     /// Whether what this node holds is as new as can be had: see [`Mesh::catch_up`].
     caught_up: bool,
     serves: BTreeMap<(LinkId, u32), Serve>,
@@ -128,6 +131,7 @@ impl Mesh {
             pulled: false,
             started: now.mono,
             caught_up: false,
+            jumped_ms: 0,
             serves: BTreeMap::new(),
             audit: None,
             servers: Vec::new(),
@@ -361,9 +365,23 @@ impl Mesh {
         self.caught_up
     }
 
-    /// Whether any peer's clock is off by more than allowed (R3).
-    pub(crate) fn skewed(&self) -> bool {
-        self.links.values().any(|link| link.peer.as_ref().is_some_and(|peer| !peer.trusted()))
+    /// Our wall clock has jumped by so many milliseconds: every other one is off by that until a pong says otherwise. Without
+    /// a link it is our own that is in doubt, if there are others to be in doubt with.
+    pub(crate) fn clock_jumped(&mut self, by_ms: i64, cx: &mut Cx<'_>) {
+        let max_ms = cx.config.max_skew_ms;
+        self.wake = LOOK;
+        for peer in self.links.values_mut().filter_map(|link| link.peer.as_mut()) {
+            peer.offset.shift(by_ms, max_ms);
+        }
+        self.jumped_ms = self.jumped_ms.saturating_add(by_ms);
+        cx.log(Level::Warn, format!("the clock of this host has jumped by {by_ms} ms"));
+        cx.replica.set_skewed(self.skewed(max_ms));
+    }
+
+    /// Whether any peer's clock is off by more than allowed, or ours may be (R3).
+    pub(crate) fn skewed(&self, max_ms: u64) -> bool {
+        let doubtful = self.jumped_ms.unsigned_abs() > max_ms && self.roster.iter().next().is_some();
+        doubtful || self.links.values().any(|link| link.peer.as_ref().is_some_and(|peer| !peer.trusted()))
     }
 
     /// The KDMQ servers that this node sees; told to all peers when it changes.

@@ -32,6 +32,14 @@ impl Offset {
         self.skewed = ms.unsigned_abs().saturating_sub(round_trip_ms / 2) > max_ms;
     }
 
+    /// Our wall clock has jumped by so many milliseconds.
+    pub(super) fn shift(&mut self, by_ms: i64, max_ms: u64) {
+        if let Some(ms) = &mut self.ms {
+            *ms = ms.saturating_sub(by_ms);
+            self.skewed = ms.unsigned_abs() > max_ms;
+        }
+    }
+
     /// Milliseconds, theirs minus ours.
     pub(super) fn ms(self) -> Option<i64> {
         self.ms
@@ -41,6 +49,35 @@ impl Offset {
     pub(super) fn skewed(self) -> bool {
         self.skewed
     }
+}
+
+/// Finds jumps of our own wall clock, so that not even the first tick after one goes by a wrong time: what is forgotten by
+/// mistake is gone. A jump may also be right (a virtual machine that was suspended); the next pongs tell.
+#[derive(Debug)]
+pub(crate) struct Jumps {
+    /// Wall minus monotonic clock, milliseconds, when last looked at.
+    gap: i128,
+}
+
+impl Jumps {
+    /// From now on.
+    pub(crate) fn new(now: Now) -> Self {
+        Self { gap: gap(now) }
+    }
+
+    /// By how much the wall clock has jumped since the last call, milliseconds, if it has: small steps are left to
+    /// the pings.
+    pub(crate) fn look(&mut self, now: Now) -> Option<i64> {
+        const STEP_MS: i128 = 100;
+        let gap = gap(now);
+        let by = gap - self.gap;
+        self.gap = gap;
+        (by.abs() >= STEP_MS).then(|| i64::try_from(by).unwrap_or(i64::MAX))
+    }
+}
+
+fn gap(now: Now) -> i128 {
+    i128::from(now.wall.0) - i128::from(now.mono.ms())
 }
 
 fn difference(theirs: u64, ours: u64) -> i64 {
@@ -73,6 +110,20 @@ mod tests {
         offset.greet(110_000, now(0, 100_000), 2_000);
         offset.measure(110_000, 0, now(1, 100_001), 2_000);
         assert_eq!((offset.ms(), offset.skewed()), (Some(9_999), true));
+    }
+
+    #[test]
+    fn a_jump_of_our_own_clock_is_found_at_once_and_drift_is_not() {
+        let mut jumps = Jumps::new(now(0, 100_000));
+        assert_eq!(jumps.look(now(10_000, 110_001)), None);
+        assert_eq!(jumps.look(now(10_001, 3_710_002)), Some(3_600_000));
+        assert_eq!(jumps.look(now(10_002, 110_003)), Some(-3_600_000));
+        let mut offset = Offset::default();
+        offset.greet(100_000, now(0, 100_000), 2_000);
+        offset.shift(3_600_000, 2_000);
+        assert_eq!((offset.ms(), offset.skewed()), (Some(-3_600_000), true));
+        offset.shift(-3_600_000, 2_000);
+        assert_eq!((offset.ms(), offset.skewed()), (Some(0), false));
     }
 
     #[test]

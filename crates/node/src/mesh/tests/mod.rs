@@ -276,14 +276,14 @@ fn a_node_with_a_wrong_clock_gets_no_data_until_it_is_put_right() {
     net.run(1_000);
     net.nodes[1].ahead = 60_000;
     net.run(5_000);
-    assert!(net.nodes[0].mesh.skewed() && net.nodes[1].mesh.skewed());
+    assert!(net.nodes[0].mesh.skewed(2_000) && net.nodes[1].mesh.skewed(2_000));
     net.set(1, TIMED, "k", Some("from the future"));
     net.run(5_000);
     assert_eq!(net.get(0, TIMED, "k"), None);
     assert_eq!(net.nodes[0].stats.skew_alarms, 1);
     net.nodes[1].ahead = 0;
     net.run(3_000);
-    assert!(!net.nodes[0].mesh.skewed());
+    assert!(!net.nodes[0].mesh.skewed(2_000));
     net.set(0, TIMED, "other", Some("v"));
     net.until(1_000, "pushed", |net| net.get(1, TIMED, "other").is_some());
     net.until(70_000, "the write from the future is no more", Net::equal);
