@@ -121,6 +121,7 @@ const PULL_GIVE_UP_MS: u64 = 120_000;
 pub(crate) struct Dmq {
     peers: BTreeMap<PeerId, Peer>,
     by_uri: BTreeMap<String, PeerId>,
+    by_address: BTreeMap<Address, PeerId>,
     by_tag: BTreeMap<u32, PeerId>,
     next_id: u32,
     facts: Facts,
@@ -142,6 +143,7 @@ impl Dmq {
         let mut dmq = Self {
             peers: BTreeMap::new(),
             by_uri: BTreeMap::new(),
+            by_address: BTreeMap::new(),
             by_tag: BTreeMap::new(),
             next_id: 1,
             facts: Facts::default(),
@@ -170,6 +172,7 @@ impl Dmq {
         self.next_id += 1;
         let peer = Peer::new(id, address, socket, now);
         self.by_uri.insert(peer.uri.clone(), id);
+        self.by_address.insert(peer.address.clone(), id);
         self.by_tag.insert(peer.tag, id);
         self.peers.insert(id, peer);
         id
@@ -228,9 +231,9 @@ impl Dmq {
             {
                 counter::drop_outdated(cx.replica, cx.now.wall, (table, key), 0);
             }
-            let sender = self.by_tag.get(&change.via).and_then(|id| self.peers.get(id));
             // Whom the sender tells its updates itself.
-            let told = sender.map(|s| (s.id, s.lists.clone()));
+            let sender = self.by_tag.get(&change.via).copied();
+            let told = sender.and_then(|id| Some((id, self.lend_lists(id)?)));
             for peer in self.peers.values_mut() {
                 match change.cause {
                     Cause::Forgotten => {
@@ -259,6 +262,9 @@ impl Dmq {
                         }
                     }
                 }
+            }
+            if let Some((id, lists)) = told {
+                self.return_lists(id, lists);
             }
         }
     }

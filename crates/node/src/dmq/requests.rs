@@ -1,5 +1,7 @@
 //! A server's KDMQ request, from its envelope to its effect and its answer.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use crdt::{Cause, Change, Slot, StampRule, Wall, Write};
 use kdmq::{Channel, htable, usrloc};
@@ -14,7 +16,7 @@ use super::{DataChannel, Dmq, How, Sender, htable_in, mark, usrloc_in};
 use crate::config::SipTransport;
 use crate::cx::Cx;
 use crate::front::{Front, Request};
-use crate::io::Level;
+use crate::io::{Level, Mono};
 
 /// What a request is answered.
 #[derive(Debug)]
@@ -121,8 +123,7 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if !peer.owned {
             self.hold(id, DataChannel::Usrloc, body, cx);
-            let about: Vec<Slot> = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
-            self.crossed(id, &about, cx);
+            self.crossed(id, || batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect(), cx.now.mono);
             // It may be applied before this input is over: the first message of a server makes it ours.
             return Reply { code: 200, body: None, promises: true };
         }
@@ -147,8 +148,7 @@ impl Dmq {
             }
         }
         if !dump {
-            let about: Vec<Slot> = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
-            self.crossed(id, &about, cx);
+            self.crossed(id, || batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect(), cx.now.mono);
         }
         Reply { code: 200, body: None, promises: true }
     }
@@ -161,7 +161,7 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if !peer.owned {
             self.hold(id, DataChannel::Htable, body, cx);
-            self.crossed(id, htable_in::slot_of(&action, cx).as_slice(), cx);
+            self.crossed(id, || htable_in::slot_of(&action, cx).into_iter().collect(), cx.now.mono);
             return Reply { code: 200, body: None, promises: true };
         }
         match &action {
@@ -178,21 +178,36 @@ impl Dmq {
                 peer.life.is_live(mark);
                 htable_in::take(peer, action, &self.facts, How::Live, cx);
                 learn_of(peer, action, &self.facts, cx);
-                self.crossed(id, htable_in::slot_of(action, cx).as_slice(), cx);
+                self.crossed(id, || htable_in::slot_of(action, cx).into_iter().collect(), cx.now.mono);
             }
         }
         Reply { code: 200, body: None, promises: true }
     }
 
     /// A server has just spoken about these cells, also to the servers that it tells its changes itself.
-    fn crossed(&mut self, id: PeerId, about: &[Slot], cx: &Cx<'_>) {
-        let Some(lists) = self.peers.get(&id).map(|p| p.lists.clone()).filter(|l| !l.is_empty()) else { return };
+    fn crossed(&mut self, id: PeerId, about: impl FnOnce() -> Vec<Slot>, now: Mono) {
+        let Some(lists) = self.lend_lists(id) else { return };
+        let about = about();
         for peer in self.peers.values_mut().filter(|p| p.id != id && p.owned && lists.contains(&p.uri)) {
-            for slot in about {
-                if peer.book.fresh(*slot, cx.now.mono) == Some(Proof::Seen) {
-                    peer.contested(*slot, cx.now.mono);
+            for slot in &about {
+                if peer.book.fresh(*slot, now) == Some(Proof::Seen) {
+                    peer.contested(*slot, now);
                 }
             }
+        }
+        self.return_lists(id, lists);
+    }
+
+    /// Takes out whom a server tells its updates itself, if it tells anybody; to be given back.
+    pub(super) fn lend_lists(&mut self, id: PeerId) -> Option<BTreeSet<String>> {
+        let peer = self.peers.get_mut(&id).filter(|peer| !peer.lists.is_empty())?;
+        Some(std::mem::take(&mut peer.lists))
+    }
+
+    /// Gives back what [`Dmq::lend_lists`] gave.
+    pub(super) fn return_lists(&mut self, id: PeerId, lists: BTreeSet<String>) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.lists = lists;
         }
     }
 
@@ -285,7 +300,10 @@ pub(crate) fn replay(peer: &mut Peer, held: Vec<HeldMessage>, facts: &mut Facts,
 
 /// Before a body goes, the ruid under which this server has the contact is fixed in its book.
 pub(crate) fn keep_ruid(peer: &mut Peer, change: &Change, cx: &Cx<'_>) {
-    if peer.book.get(change.slot).is_none() {
+    let Some(held) = peer.book.get(change.slot).map(|entry| entry.held) else { return };
+    let current = cx.replica.cell(change.slot);
+    if held.is_some() && held == current.as_ref().map(|cell| cell.order.into()) {
+        // Noted with or after the change.
         return;
     }
     let Some(old) = change.old.as_deref().and_then(|b| crdt::CellRef::decode(b).ok()) else { return };
@@ -293,12 +311,7 @@ pub(crate) fn keep_ruid(peer: &mut Peer, change: &Change, cx: &Cx<'_>) {
         return;
     }
     let Some((_, before)) = usrloc_in::contact_of(&old) else { return };
-    let current = cx.replica.cell(change.slot).map(|c| c.order.into());
-    if current.is_some_and(|version| peer.book.holds(change.slot, version)) {
-        // Noted with or after the change.
-        return;
-    }
-    let now = cx.replica.cell(change.slot).and_then(|c| usrloc_in::contact_of(&c).map(|(_, c)| c));
+    let now = current.and_then(|c| usrloc_in::contact_of(&c).map(|(_, c)| c));
     match now {
         Some(now) if now.ruid == before.ruid => {}
         Some(now) => {
