@@ -133,6 +133,7 @@ pub(crate) struct Dmq {
     /// Writes for the disk besides what the books have to say themselves.
     puts: Vec<shelf::Put>,
     started: Mono,
+    durable: bool,
     /// Whether what other nodes should know of our servers has changed.
     notes_changed: bool,
 }
@@ -153,6 +154,7 @@ impl Dmq {
             nodes: Vec::new(),
             puts: Vec::new(),
             started: now,
+            durable: config.durable,
             notes_changed: false,
         };
         for peer in &config.dmq.peers {
@@ -170,7 +172,7 @@ impl Dmq {
     fn add(&mut self, address: Address, socket: crate::io::SocketId, now: Mono) -> PeerId {
         let id = PeerId(self.next_id);
         self.next_id += 1;
-        let peer = Peer::new(id, address, socket, now);
+        let peer = Peer::new(id, address, socket, self.durable, now);
         self.by_uri.insert(peer.uri.clone(), id);
         self.by_address.insert(peer.address.clone(), id);
         self.by_tag.insert(peer.tag, id);
@@ -240,8 +242,8 @@ impl Dmq {
                         peer.book.remove(change.slot);
                         peer.acknowledged(change.slot, cx.replica);
                         peer.feed.forget(change.slot);
-                        peer.contests.remove(&change.slot);
-                        peer.live_lately.remove(&change.slot);
+                        peer.contests.remove(change.slot);
+                        peer.live_lately.remove(change.slot);
                     }
                     Cause::Expired => {}
                     _ if counter.is_some() => {
@@ -304,7 +306,7 @@ impl Dmq {
         let of = |peer: &Peer| {
             let ping = (!peer.ping_open && peer.is_pinged()).then_some(peer.ping_at);
             let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
-            let contest = peer.contests.values().min().copied();
+            let contest = peer.contests.next();
             [ping, pull, contest, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min()
         };
         self.peers.values().filter_map(of).chain([self.lease_at]).min().unwrap_or(Mono(u64::MAX))

@@ -1,9 +1,9 @@
 //! One Kamailio server as this node sees it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
-use crdt::{Dot, Forget, Replica, Slot};
+use crdt::{Dot, Forget, Replica, Slot, SlotMap};
 use kdmq::Generation;
 
 use super::book::{Book, Note, Proof, Ruid};
@@ -113,7 +113,7 @@ pub(crate) struct Peer {
     pub(crate) feed: Feed,
     /// Cells about which something was said live, by it or to it, since shortly before the pull: a server replicates a
     /// write before it applies it, so a dump may be older than what came just before it was asked for.
-    pub(crate) live_lately: BTreeMap<Slot, Mono>,
+    pub(crate) live_lately: SlotMap<Mono>,
     /// At how many of them old ones are looked for.
     live_limit: usize,
     /// Removals in tables that forget by stability, which this server has not acknowledged: none of
@@ -121,8 +121,8 @@ pub(crate) struct Peer {
     pub(crate) unacknowledged: BTreeMap<Slot, Dot>,
     /// The life that is on disk.
     pub(crate) saved_life: Option<u64>,
-    /// Cells about which it and another server spoke at the same time, and when that will have been merged.
-    pub(crate) contests: BTreeMap<Slot, Mono>,
+    /// Cells about which it and another server spoke at the same time.
+    pub(crate) contests: Contests,
     /// Tables that it does not have (it answered 500).
     pub(crate) lacks_tables: BTreeSet<String>,
     /// `$shtex` that overtook its set: seconds and arrival by table and key.
@@ -134,6 +134,44 @@ pub(crate) struct Peer {
     /// When it was last asked for its tables because one was unknown.
     pub(crate) learned_at: Option<Mono>,
     pub(crate) figures: Figures,
+}
+
+/// Cells that are contested, and when that will have been merged.
+#[derive(Debug, Default)]
+pub(crate) struct Contests {
+    due: BTreeMap<Slot, Mono>,
+    /// In the order in which they are due; an entry that differs from `due` is void.
+    order: VecDeque<(Mono, Slot)>,
+}
+
+impl Contests {
+    /// Enters a cell, or puts it off; moments only grow.
+    fn insert(&mut self, slot: Slot, due: Mono) {
+        if self.due.insert(slot, due) != Some(due) {
+            self.order.push_back((due, slot));
+        }
+    }
+
+    /// The cell is forgotten.
+    pub(crate) fn remove(&mut self, slot: Slot) {
+        self.due.remove(&slot);
+    }
+
+    /// Takes out one that is due.
+    fn pop(&mut self, now: Mono) -> Option<Slot> {
+        while let Some((at, slot)) = self.order.pop_front_if(|(at, _)| *at <= now) {
+            if self.due.get(&slot) == Some(&at) {
+                self.due.remove(&slot);
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// When one is due, at the earliest.
+    pub(crate) fn next(&self) -> Option<Mono> {
+        self.order.front().map(|(at, _)| *at)
+    }
 }
 
 /// What `GET /v1/peers` counts.
@@ -148,7 +186,7 @@ pub(crate) struct Figures {
 }
 
 impl Peer {
-    pub(crate) fn new(id: PeerId, address: Address, socket: SocketId, now: Mono) -> Self {
+    pub(crate) fn new(id: PeerId, address: Address, socket: SocketId, durable: bool, now: Mono) -> Self {
         let uri = address.uri();
         Self {
             id,
@@ -170,14 +208,14 @@ impl Peer {
             gap: true,
             ask_first: true,
             owned: false,
-            book: Book::default(),
+            book: Book::new(durable),
             pull: Pull::default(),
             feed: Feed::default(),
-            live_lately: BTreeMap::new(),
+            live_lately: SlotMap::default(),
             live_limit: LIVELY_MAX,
             unacknowledged: BTreeMap::new(),
             saved_life: None,
-            contests: BTreeMap::new(),
+            contests: Contests::default(),
             lacks_tables: BTreeSet::new(),
             early_expires: BTreeMap::new(),
             batch: 1,
@@ -202,7 +240,7 @@ impl Peer {
         self.feed.clear();
         self.live_lately.clear();
         self.lacks_tables.clear();
-        self.contests.clear();
+        self.contests = Contests::default();
         self.early_expires.clear();
         self.counters = Counters::default();
         self.learned_at = None;
@@ -246,9 +284,7 @@ impl Peer {
 
     /// Queues the winners of contests that are over.
     pub(crate) fn settle_contests(&mut self, now: Mono) {
-        let over: Vec<Slot> = self.contests.iter().filter(|(_, due)| **due <= now).map(|(slot, _)| *slot).collect();
-        for slot in over {
-            self.contests.remove(&slot);
+        while let Some(slot) = self.contests.pop(now) {
             let value = self.book.get(slot).map_or(0, |e| e.value);
             let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
             self.book.note(slot, note, now);

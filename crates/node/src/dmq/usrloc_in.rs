@@ -40,7 +40,7 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
     let mut above = None;
     if let Some(held) = held(cx.replica, cx.now.wall, &row.aor, &member) {
-        if how == How::Dump && peer.live_lately.contains_key(&held.slot) {
+        if how == How::Dump && peer.live_lately.contains(held.slot) {
             return;
         }
         match judge(peer, &held, contact, how) {
