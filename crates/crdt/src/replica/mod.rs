@@ -88,6 +88,8 @@ pub struct Replica {
     /// Origins that left the clock, and how far they were covered.
     retired: BTreeMap<Origin, u64>,
     alarms: Alarms,
+    /// Where cells are encoded.
+    scratch: Vec<u8>,
 }
 
 impl Replica {
@@ -117,6 +119,7 @@ impl Replica {
             closed: BTreeMap::new(),
             retired: BTreeMap::new(),
             alarms: Alarms::default(),
+            scratch: Vec::new(),
         }
     }
 

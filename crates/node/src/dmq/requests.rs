@@ -75,7 +75,7 @@ impl Dmq {
         cx: &mut Cx<'_>,
     ) -> Reply {
         let message = &request.message;
-        let mark = message.call_id().ok().and_then(mark);
+        let mark = mark(request.envelope.call_id);
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         peer.figures.requests_in += 1;
         match peer.life.observe(mark) {
@@ -229,8 +229,7 @@ fn malformed(code: u16, cx: &mut Cx<'_>) -> Reply {
 
 /// The sender's identity: host, port and transport of its From.
 fn identity(request: &Request<'_>) -> Option<Address> {
-    let from = request.message.from().ok()?;
-    let uri = from.uri().ok()?;
+    let uri = request.envelope.from.uri().ok()?;
     // A server that calls itself by a name is reached where it sends from.
     let ip = uri.host.ip().unwrap_or(request.source.ip());
     let tcp = uri.params.value("transport").is_some_and(|t| t.eq_ignore_ascii_case(b"tcp"));
