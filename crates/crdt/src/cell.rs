@@ -126,28 +126,34 @@ impl<'a> CellRef<'a> {
 
     /// The canonical bytes. The limits are the caller's to keep ([`CellRef::check`]); bytes beyond them do not decode.
     pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode_into(&mut out);
+        out
+    }
+
+    /// As [`CellRef::encode`], to the end of `out`.
+    pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
         let body = self.body.map_or(0, <[u8]>::len);
-        let mut out = Vec::with_capacity(64 + self.table.len() + self.key.len() + self.member.len() + body);
+        out.reserve(64 + self.table.len() + self.key.len() + self.member.len() + body);
         out.push(VERSION);
-        put_bytes(&mut out, self.table.as_bytes());
-        put_bytes(&mut out, self.key);
-        put_bytes(&mut out, self.member);
-        put_varint(&mut out, self.order.rank);
+        put_bytes(out, self.table.as_bytes());
+        put_bytes(out, self.key);
+        put_bytes(out, self.member);
+        put_varint(out, self.order.rank);
         out.extend_from_slice(&self.order.stamp.time.bits().to_be_bytes());
         out.extend_from_slice(&self.order.stamp.node.0.to_be_bytes());
         out.extend_from_slice(&self.order.dot.origin.0.to_be_bytes());
-        put_varint(&mut out, u128::from(self.order.dot.seq));
+        put_varint(out, u128::from(self.order.dot.seq));
         for number in [self.birth, self.deadline] {
             out.push(u8::from(number.is_some()));
             if let Some(number) = number {
-                put_varint(&mut out, u128::from(number));
+                put_varint(out, u128::from(number));
             }
         }
         out.push(u8::from(self.body.is_some()));
         if let Some(body) = self.body {
-            put_bytes(&mut out, body);
+            put_bytes(out, body);
         }
-        out
     }
 
     /// Whether every field is within its limit, so that the encoded cell decodes to itself.

@@ -77,4 +77,5 @@ pub use order::{Order, Rank};
 pub use replica::{Closed, Digest, Member, Meta, Repaired, Replica, Restored};
 pub use rules::{Forget, Rules, TableRules};
 pub use session::{Chunk, Incoming, Outgoing, SyncAborted, SyncDone, SyncRequest, SyncStart};
+pub use store::slot_map::SlotMap;
 pub use store::slots::Slot;

@@ -21,14 +21,11 @@ impl Generation {
         let Some((name, version)) = agent.trim_ascii_start().split_at_checked(NAME.len()) else {
             return Self::V5;
         };
-        let digits: Vec<u8> = version
-            .iter()
-            .skip_while(|byte| matches!(byte, b' ' | b'(' | b'/' | b'-' | b'v'))
-            .take_while(|byte| byte.is_ascii_digit())
-            .take(4)
-            .copied()
-            .collect();
-        let major = std::str::from_utf8(&digits).ok().and_then(|digits| digits.parse::<u16>().ok());
+        let from = version.iter().position(|byte| !matches!(byte, b' ' | b'(' | b'/' | b'-' | b'v'));
+        let version = version.get(from.unwrap_or(version.len())..).unwrap_or_default();
+        let digits = version.iter().take(4).take_while(|byte| byte.is_ascii_digit()).count();
+        let digits = version.get(..digits).unwrap_or_default();
+        let major = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u16>().ok());
         match major {
             Some(6..) if name.eq_ignore_ascii_case(NAME) => Self::V6,
             _ => Self::V5,

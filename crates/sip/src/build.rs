@@ -139,7 +139,11 @@ impl MessageBuilder {
             self = self.content_length();
         }
         let at = self.length_at.unwrap_or(self.out.len());
-        self.out.splice(at..at, body.len().to_string().into_bytes());
+        let end = self.out.len();
+        let _ = write!(self.out, "{}", body.len());
+        let digits = self.out.len() - end;
+        // The number was written last; it belongs where its field is.
+        self.out[at..].rotate_right(digits);
         self.out.extend_from_slice(b"\r\n");
         self.out.extend_from_slice(body);
         self.out

@@ -28,7 +28,7 @@ pub use address::{Contact, NameAddr};
 pub use build::{MessageBuilder, reason_phrase};
 pub use error::{ParseError, ParseErrorKind};
 pub use framer::{FrameError, StreamFramer};
-pub use message::{Header, Message, StartLine};
+pub use message::{Envelope, Header, Message, StartLine};
 pub use name::Name;
 pub use parse::{MAX_HEADERS, MAX_MESSAGE, parse, parse_head};
 pub use text::{Param, Params};

@@ -107,6 +107,21 @@ pub struct Message<'a> {
     pub body: &'a [u8],
 }
 
+/// The fields that every message has, parsed.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'a> {
+    /// The topmost Via.
+    pub via: Via<'a>,
+    /// From.
+    pub from: NameAddr<'a>,
+    /// To.
+    pub to: NameAddr<'a>,
+    /// Call-ID, as written.
+    pub call_id: &'a [u8],
+    /// The number of CSeq.
+    pub cseq: u32,
+}
+
 impl<'a> Message<'a> {
     /// The method of a request.
     pub const fn method(&self) -> Option<&'a [u8]> {
@@ -289,27 +304,32 @@ impl<'a> Message<'a> {
     }
 
     /// Whether everything is there, once and well formed, that every request or response needs:
-    /// version 2.0, Via, From, To, Call-ID and CSeq with the request's own method (RFC 3261 sections
-    /// 8.1.1 and 8.2.2.3 ff.).
+    /// see [`Message::envelope`].
     ///
     /// # Errors
     /// The first fault; [`ParseError::status`] says how to answer a request with it.
     pub fn validate(&self) -> Result<(), ParseError> {
+        self.envelope().map(drop)
+    }
+
+    /// What every request or response needs, each once and well formed: version 2.0, Via, From, To,
+    /// Call-ID and CSeq with the request's own method (RFC 3261 sections 8.1.1 and 8.2.2.3 ff.).
+    ///
+    /// # Errors
+    /// The first fault; [`ParseError::status`] says how to answer a request with it.
+    pub fn envelope(&self) -> Result<Envelope<'a>, ParseError> {
         if let StartLine::Request { version, .. } = self.start
             && !version.eq_ignore_ascii_case(b"SIP/2.0")
         {
             return Err(ParseError::new(0, ParseErrorKind::Version));
         }
-        self.via()?;
-        self.from()?;
-        self.to()?;
-        self.call_id()?;
-        let (_, method) = self.cseq()?;
+        let (via, from, to, call_id) = (self.via()?, self.from()?, self.to()?, self.call_id()?);
+        let (cseq, method) = self.cseq()?;
         if self.method().is_some_and(|of_request| of_request != method) {
             let at = self.required(Name::CSeq)?.offset;
             return Err(ParseError::new(at, ParseErrorKind::CSeqMethod));
         }
-        Ok(())
+        Ok(Envelope { via, from, to, call_id, cseq })
     }
 
     /// The values of comma-separated lists, over all fields of a name.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use nom::branch::alt;
 use nom::bytes::complete::{tag, take_while, take_while1};
 use nom::character::complete::char;
-use nom::combinator::{opt, recognize};
+use nom::combinator::recognize;
 use nom::multi::many0_count;
 use nom::sequence::{delimited, preceded};
 use nom::{IResult, Parser};
@@ -173,16 +173,40 @@ impl<'a> Params<'a> {
 
 /// Bytes of an unquoted parameter value. Wider than `token / host` so that what real devices send
 /// passes: only what would end the value, or open something, is left out.
-const fn is_value(byte: u8) -> bool {
-    !is_space(byte) && !matches!(byte, b';' | b',' | b'"' | b'<' | b'>' | b'?')
+const VALUE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0usize;
+    while byte < 256 {
+        table[byte] = !is_space(byte as u8) && !matches!(byte as u8, b';' | b',' | b'"' | b'<' | b'>' | b'?');
+        byte += 1;
+    }
+    table
+};
+
+/// `SWS mark SWS`: what follows it.
+fn after_mark(input: &[u8], mark: u8) -> Option<&[u8]> {
+    let at = input.iter().position(|&byte| !is_space(byte))?;
+    let rest = input.get(at..)?.strip_prefix(&[mark])?;
+    let at = rest.iter().position(|&byte| !is_space(byte)).unwrap_or(rest.len());
+    rest.get(at..)
 }
 
+/// `SEMI generic-param`; by hand, because every request has many of them.
 fn param(input: &[u8]) -> Step<'_, Param<'_>> {
-    let value = alt((quoted, take_while(is_value)));
-    let (rest, (name, value)) =
-        preceded(mark(";"), (take_while1(|byte| is_value(byte) && byte != b'='), opt(preceded(mark("="), value))))
-            .parse(input)?;
-    Ok((rest, Param { name, value }))
+    let fail = || nom::Err::Error(nom::error::Error::new(input, nom::error::ErrorKind::Tag));
+    let rest = after_mark(input, b';').ok_or_else(fail)?;
+    let end = rest.iter().position(|&byte| !VALUE[usize::from(byte)] || byte == b'=').unwrap_or(rest.len());
+    let (name, rest) = rest.split_at(end);
+    if name.is_empty() {
+        return Err(fail());
+    }
+    let Some(value) = after_mark(rest, b'=') else { return Ok((rest, Param { name, value: None })) };
+    let (rest, value) = quoted(value).or_else(|_: nom::Err<_>| {
+        let end = value.iter().position(|&byte| !VALUE[usize::from(byte)]).unwrap_or(value.len());
+        let (value, rest) = value.split_at(end);
+        Ok::<_, nom::Err<nom::error::Error<&[u8]>>>((rest, value))
+    })?;
+    Ok((rest, Param { name, value: Some(value) }))
 }
 
 /// `*( SEMI generic-param )`.

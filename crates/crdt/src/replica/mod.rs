@@ -89,6 +89,8 @@ pub struct Replica {
     /// Origins that left the clock, and how far they were covered.
     retired: BTreeMap<Origin, u64>,
     alarms: Alarms,
+    /// Where cells are encoded.
+    scratch: Vec<u8>,
 }
 
 impl Replica {
@@ -118,6 +120,7 @@ impl Replica {
             closed: BTreeMap::new(),
             retired: BTreeMap::new(),
             alarms: Alarms::default(),
+            scratch: Vec::new(),
         }
     }
 

@@ -151,7 +151,12 @@ impl Replica {
         let name = std::mem::take(&mut self.tables[usize::from(table)].name);
         let Draft { key, member, birth, deadline, body, .. } = *draft;
         let cell = CellRef { table: &name, key, member, order, birth, deadline, body };
-        let (slot, old) = self.put(held, &cell, table, cell.encode().into());
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        cell.encode_into(&mut scratch);
+        // What is held is of just its length.
+        let (slot, old) = self.put(held, &cell, table, scratch.as_slice().into());
+        self.scratch = scratch;
         self.tables[usize::from(table)].name = name;
         self.seq += 1;
         self.clock.insert(dot);

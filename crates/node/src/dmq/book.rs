@@ -5,9 +5,9 @@
 //! not "stored". Invariant: no entry outlives the cell's slot, and an entry without a ruid of its
 //! own means that the server has the contact under the ruid of the body that the store holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crdt::{Dot, Order, Slot, Stamp};
+use crdt::{Dot, Order, Slot, SlotMap, Stamp};
 use serde::{Deserialize, Serialize};
 
 use crate::io::Mono;
@@ -61,45 +61,62 @@ pub(crate) struct Entry {
 /// All of it.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
-    entries: BTreeMap<Slot, Entry>,
+    entries: SlotMap<Entry>,
     unproven: usize,
     contacts: usize,
-    /// Entries that are not on disk as they are now.
-    unsaved: BTreeSet<Slot>,
+    /// Entries that are not on disk as they are now; `None` without a disk.
+    unsaved: Option<BTreeSet<Slot>>,
 }
 
 impl Book {
+    /// An empty one; `saved` if it goes to disk.
+    pub(crate) fn new(saved: bool) -> Self {
+        Self { unsaved: saved.then(BTreeSet::new), ..Self::default() }
+    }
+
     /// What is known of a cell.
     pub(crate) fn get(&self, slot: Slot) -> Option<&Entry> {
-        self.entries.get(&slot)
+        self.entries.get(slot)
     }
 
     /// Whether the server is known to hold just this version.
     pub(crate) fn holds(&self, slot: Slot, version: Version) -> bool {
-        self.entries.get(&slot).is_some_and(|e| e.held == Some(version))
+        self.entries.get(slot).is_some_and(|e| e.held == Some(version))
     }
 
     /// Notes what the server holds; a ruid that was known and is not named anew is kept.
     pub(crate) fn note(&mut self, slot: Slot, note: Note, now: Mono) {
-        let old = self.remove(slot);
+        let old = self.entries.get_mut(slot);
         // What another server told it may not have arrived: what it was known to have stays the base for what it changes.
         let told = note.proof == Proof::Told;
-        let keep = |old: &Option<Entry>| old.as_ref().and_then(|e| e.ruid.clone());
-        let entry = Entry {
-            held: note.held,
-            proof: note.proof,
-            agreed: note.held.filter(|_| !told).map(|v| v.stamp).or(old.as_ref().and_then(|e| e.agreed)),
-            ruid: match note.ruid {
-                Ruid::Kept => keep(&old),
-                Ruid::AsHeld => None,
+        let agreed = note.held.filter(|_| !told).map(|v| v.stamp);
+        let learned_s = seconds(now);
+        if let Some(entry) = old {
+            let before = (entry.proof, entry.value);
+            entry.held = note.held;
+            entry.proof = note.proof;
+            entry.agreed = agreed.or(entry.agreed);
+            match note.ruid {
+                Ruid::Kept => {}
+                Ruid::AsHeld => entry.ruid = None,
+                Ruid::Own(ruid) => entry.ruid = Some(ruid.into()),
+            }
+            entry.value = if told { entry.value } else { note.value };
+            entry.learned_s = learned_s;
+            entry.shown_in = note.pull.unwrap_or(entry.shown_in);
+            let after = (entry.proof, entry.value);
+            self.uncount(before);
+            self.count(after);
+        } else {
+            let ruid = match note.ruid {
+                Ruid::Kept | Ruid::AsHeld => None,
                 Ruid::Own(ruid) => Some(ruid.into()),
-            },
-            value: old.as_ref().filter(|_| told).map_or(note.value, |e| e.value),
-            learned_s: seconds(now),
-            shown_in: note.pull.unwrap_or_else(|| old.as_ref().map_or(0, |e| e.shown_in)),
-        };
-        self.insert(slot, entry);
-        self.unsaved.insert(slot);
+            };
+            let (held, proof, value) = (note.held, note.proof, note.value);
+            let shown_in = note.pull.unwrap_or(0);
+            self.insert(slot, Entry { held, proof, agreed, ruid, value, shown_in, learned_s });
+        }
+        self.unsaved(slot);
     }
 
     /// Takes up an entry of an earlier process.
@@ -108,42 +125,56 @@ impl Book {
     }
 
     fn insert(&mut self, slot: Slot, entry: Entry) {
-        self.unproven += usize::from(entry.proof == Proof::Answered);
-        self.contacts += usize::from(entry.value == 0);
+        self.count((entry.proof, entry.value));
         self.entries.insert(slot, entry);
+    }
+
+    fn count(&mut self, (proof, value): (Proof, u64)) {
+        self.unproven += usize::from(proof == Proof::Answered);
+        self.contacts += usize::from(value == 0);
+    }
+
+    fn uncount(&mut self, (proof, value): (Proof, u64)) {
+        self.unproven -= usize::from(proof == Proof::Answered);
+        self.contacts -= usize::from(value == 0);
+    }
+
+    /// The entry is not on disk as it is now.
+    fn unsaved(&mut self, slot: Slot) {
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.insert(slot);
+        }
     }
 
     /// The entries that have changed since the last call, for the disk; `None`: gone.
     pub(crate) fn take_unsaved(&mut self) -> Vec<(Slot, Option<Entry>)> {
-        let slots = std::mem::take(&mut self.unsaved);
-        slots.into_iter().map(|slot| (slot, self.entries.get(&slot).cloned())).collect()
-    }
-
-    /// There is no disk.
-    pub(crate) fn drop_unsaved(&mut self) {
-        self.unsaved.clear();
+        let slots = self.unsaved.as_mut().map(std::mem::take).unwrap_or_default();
+        slots.into_iter().map(|slot| (slot, self.entries.get(slot).cloned())).collect()
     }
 
     /// Nothing is known any more.
     pub(crate) fn clear(&mut self) {
-        self.unsaved.extend(std::mem::take(&mut self.entries).into_keys());
+        let entries = std::mem::take(&mut self.entries);
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.extend(entries.iter().map(|(slot, _)| slot));
+        }
         self.unproven = 0;
         self.contacts = 0;
     }
 
     /// Fixes the ruid of an entry that relied on the held body's, before that body goes.
     pub(crate) fn pin_ruid(&mut self, slot: Slot, ruid: &[u8]) {
-        if let Some(entry) = self.entries.get_mut(&slot)
+        if let Some(entry) = self.entries.get_mut(slot)
             && entry.ruid.is_none()
         {
             entry.ruid = Some(ruid.into());
-            self.unsaved.insert(slot);
+            self.unsaved(slot);
         }
     }
 
     /// No dump will ever show the cell: the answer has to do.
     pub(crate) fn waive_proof(&mut self, slot: Slot) {
-        if let Some(entry) = self.entries.get_mut(&slot)
+        if let Some(entry) = self.entries.get_mut(slot)
             && entry.proof == Proof::Answered
         {
             entry.proof = Proof::Told;
@@ -153,32 +184,31 @@ impl Book {
 
     /// Lets go of a ruid that is the held body's again.
     pub(crate) fn unpin_ruid(&mut self, slot: Slot, ruid: &[u8]) {
-        if let Some(entry) = self.entries.get_mut(&slot)
+        if let Some(entry) = self.entries.get_mut(slot)
             && entry.ruid.as_deref() == Some(ruid)
         {
             entry.ruid = None;
-            self.unsaved.insert(slot);
+            self.unsaved(slot);
         }
     }
 
     /// What was learned of the cell a moment ago: how, if it was.
     pub(crate) fn fresh(&self, slot: Slot, now: Mono) -> Option<Proof> {
-        let entry = self.entries.get(&slot)?;
+        let entry = self.entries.get(slot)?;
         (seconds(now).saturating_sub(entry.learned_s) <= CROSSING_S).then_some(entry.proof)
     }
 
     /// The server does not hold the cell.
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<Entry> {
-        let entry = self.entries.remove(&slot)?;
-        self.unsaved.insert(slot);
-        self.unproven -= usize::from(entry.proof == Proof::Answered);
-        self.contacts -= usize::from(entry.value == 0);
+        let entry = self.entries.remove(slot)?;
+        self.unsaved(slot);
+        self.uncount((entry.proof, entry.value));
         Some(entry)
     }
 
     /// Entries in slot order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Entry)> {
-        self.entries.iter().map(|(s, e)| (*s, e))
+        self.entries.iter()
     }
 
     /// How many cells it is known to hold.

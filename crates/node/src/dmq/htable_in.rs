@@ -295,7 +295,7 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx:
         return;
     }
     let body = cell.value.encode();
-    let lately = held.as_ref().is_some_and(|h| peer.live_lately.contains_key(&h.slot));
+    let lately = held.as_ref().is_some_and(|h| peer.live_lately.contains(h.slot));
     let same_value = held.as_ref().is_some_and(|h| h.body.as_deref() == Some(&body));
     if lately && !(set_at.is_some() && same_value) {
         return;

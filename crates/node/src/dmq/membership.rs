@@ -90,7 +90,7 @@ impl Dmq {
         if is_node || is_ours(cx.config, &address) {
             return Sender::Starling;
         }
-        if let Some(id) = self.by_uri.get(&address.uri()).copied() {
+        if let Some(id) = self.by_address.get(&address).copied() {
             if let (Some(peer), Some(agent)) = (self.peers.get_mut(&id), agent) {
                 peer.generation = Generation::from_agent(agent);
                 peer.socket = socket;
@@ -142,7 +142,7 @@ impl Dmq {
             }
             others.insert(address.uri());
             let greet = cx.config.dmq.mode == DmqMode::Mesh
-                && !self.by_uri.contains_key(&address.uri())
+                && !self.by_address.contains_key(&address)
                 && !nodes.contains(&address.addr)
                 && is_trusted(cx.config, address.addr.ip())
                 && self.peers.len() < PEERS_MAX;
@@ -245,6 +245,7 @@ impl Dmq {
         if let Some(mut peer) = self.peers.remove(&id) {
             peer.forget_state(cx.replica);
             self.by_uri.remove(&peer.uri);
+            self.by_address.remove(&peer.address);
             self.by_tag.remove(&peer.tag);
             self.notes_changed = true;
             front.drop_requests(|ask| ask.peer() == id);

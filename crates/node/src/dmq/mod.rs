@@ -122,6 +122,7 @@ const PULL_GIVE_UP_MS: u64 = 120_000;
 pub(crate) struct Dmq {
     peers: BTreeMap<PeerId, Peer>,
     by_uri: BTreeMap<String, PeerId>,
+    by_address: BTreeMap<Address, PeerId>,
     by_tag: BTreeMap<u32, PeerId>,
     next_id: u32,
     facts: Facts,
@@ -135,6 +136,7 @@ pub(crate) struct Dmq {
     started: Mono,
     /// Whether this node speaks for any server yet: not before it has caught up with the other nodes.
     attending: bool,
+    durable: bool,
     /// Whether what other nodes should know of our servers has changed.
     notes_changed: bool,
 }
@@ -145,6 +147,7 @@ impl Dmq {
         let mut dmq = Self {
             peers: BTreeMap::new(),
             by_uri: BTreeMap::new(),
+            by_address: BTreeMap::new(),
             by_tag: BTreeMap::new(),
             next_id: 1,
             facts: Facts::default(),
@@ -155,6 +158,7 @@ impl Dmq {
             puts: Vec::new(),
             started: now,
             attending: false,
+            durable: config.durable,
             notes_changed: false,
         };
         for peer in &config.dmq.peers {
@@ -172,8 +176,9 @@ impl Dmq {
     fn add(&mut self, address: Address, socket: crate::io::SocketId, now: Mono) -> PeerId {
         let id = PeerId(self.next_id);
         self.next_id += 1;
-        let peer = Peer::new(id, address, socket, now);
+        let peer = Peer::new(id, address, socket, self.durable, now);
         self.by_uri.insert(peer.uri.clone(), id);
+        self.by_address.insert(peer.address.clone(), id);
         self.by_tag.insert(peer.tag, id);
         self.peers.insert(id, peer);
         id
@@ -235,17 +240,17 @@ impl Dmq {
             // With the last contribution, at about this time, the entries of the servers end too.
             let expired = change.cause == Cause::Expired
                 && counter.as_ref().is_some_and(|(t, k)| counters::value(cx.replica, (t, k), cx.now.wall).is_none());
-            let sender = self.by_tag.get(&change.via).and_then(|id| self.peers.get(id));
             // Whom the sender tells its updates itself.
-            let told = sender.map(|s| (s.id, s.lists.clone()));
+            let sender = self.by_tag.get(&change.via).copied();
+            let told = sender.and_then(|id| Some((id, self.lend_lists(id)?)));
             for peer in self.peers.values_mut() {
                 match change.cause {
                     Cause::Forgotten => {
                         peer.book.remove(change.slot);
                         peer.acknowledged(change.slot, cx.replica);
                         peer.feed.forget(change.slot);
-                        peer.contests.remove(&change.slot);
-                        peer.live_lately.remove(&change.slot);
+                        peer.contests.remove(change.slot);
+                        peer.live_lately.remove(change.slot);
                     }
                     Cause::Expired => {
                         if let Some(key) = expired.then_some(counter.as_ref()).flatten() {
@@ -271,6 +276,9 @@ impl Dmq {
                         }
                     }
                 }
+            }
+            if let Some((id, lists)) = told {
+                self.return_lists(id, lists);
             }
         }
     }
@@ -315,7 +323,7 @@ impl Dmq {
     pub(crate) fn next_wakeup(&self, mode: DmqMode) -> Mono {
         let of = |peer: &Peer| {
             let ping = (!peer.ping_open && peer.is_pinged()).then_some(peer.ping_at);
-            let contest = peer.contests.values().min().copied();
+            let contest = peer.contests.next();
             let again = peer.second_look.filter(|_| !peer.pull.is_open());
             let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
             let news = [pull, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crdt::planted::{self, Bug};
-use crdt::{Dot, Forget, Replica, Slot};
+use crdt::{Dot, Forget, Replica, Slot, SlotMap};
 use kdmq::Generation;
 
 use super::How;
@@ -122,7 +122,7 @@ pub(crate) struct Peer {
     pub(crate) feed: Feed,
     /// Cells about which something was said live, by it or to it, since shortly before the pull: a server replicates a
     /// write before it applies it, so a dump may be older than what came just before it was asked for.
-    pub(crate) live_lately: BTreeMap<Slot, Mono>,
+    pub(crate) live_lately: SlotMap<Mono>,
     /// At how many of them old ones are looked for.
     live_limit: usize,
     /// Removals in tables that forget by stability, which this server has not acknowledged: none of
@@ -130,8 +130,8 @@ pub(crate) struct Peer {
     pub(crate) unacknowledged: BTreeMap<Slot, Dot>,
     /// The life that is on disk.
     pub(crate) saved_life: Option<u64>,
-    /// Cells about which it and another server spoke at the same time, and when that will have been merged.
-    pub(crate) contests: BTreeMap<Slot, Mono>,
+    /// Cells about which it and another server spoke at the same time.
+    pub(crate) contests: Contests,
     /// Tables that it does not have (it answered 500).
     pub(crate) lacks_tables: BTreeSet<String>,
     /// `$shtex` that overtook its set: seconds and arrival by table and key.
@@ -143,6 +143,50 @@ pub(crate) struct Peer {
     /// When it was last asked for its tables because one was unknown.
     pub(crate) learned_at: Option<Mono>,
     pub(crate) figures: Figures,
+}
+
+/// Cells that are contested, and when that will have been merged.
+#[derive(Debug, Default)]
+pub(crate) struct Contests {
+    due: BTreeMap<Slot, Mono>,
+    order: BTreeSet<(Mono, Slot)>,
+}
+
+impl Contests {
+    /// Enters a cell, or moves it.
+    fn insert(&mut self, slot: Slot, due: Mono) {
+        if let Some(before) = self.due.insert(slot, due) {
+            self.order.remove(&(before, slot));
+        }
+        self.order.insert((due, slot));
+    }
+
+    /// It is due no later than this.
+    fn hasten(&mut self, slot: Slot, due: Mono) {
+        if self.due.get(&slot).is_some_and(|at| *at > due) {
+            self.insert(slot, due);
+        }
+    }
+
+    /// The cell is forgotten.
+    pub(crate) fn remove(&mut self, slot: Slot) {
+        if let Some(due) = self.due.remove(&slot) {
+            self.order.remove(&(due, slot));
+        }
+    }
+
+    /// Takes out one that is due.
+    fn pop(&mut self, now: Mono) -> Option<Slot> {
+        let (due, slot) = self.order.first().copied().filter(|(due, _)| *due <= now)?;
+        self.order.remove(&(due, slot));
+        self.due.remove(&slot);
+        Some(slot)
+    }
+
+    /// When one is due, at the earliest.
+    pub(crate) fn next(&self) -> Option<Mono> {
+        self.order.first().map(|(due, _)| *due)
+    }
 }
 
 /// What `GET /v1/peers` counts.
@@ -157,7 +201,7 @@ pub(crate) struct Figures {
 }
 
 impl Peer {
-    pub(crate) fn new(id: PeerId, address: Address, socket: SocketId, now: Mono) -> Self {
+    pub(crate) fn new(id: PeerId, address: Address, socket: SocketId, durable: bool, now: Mono) -> Self {
         let uri = address.uri();
         Self {
             id,
@@ -181,14 +225,14 @@ impl Peer {
             ask_first: true,
             second_look: None,
             owned: false,
-            book: Book::default(),
+            book: Book::new(durable),
             pull: Pull::default(),
             feed: Feed::default(),
-            live_lately: BTreeMap::new(),
+            live_lately: SlotMap::default(),
             live_limit: LIVELY_MAX,
             unacknowledged: BTreeMap::new(),
             saved_life: None,
-            contests: BTreeMap::new(),
+            contests: Contests::default(),
             lacks_tables: BTreeSet::new(),
             early_expires: BTreeMap::new(),
             batch: 1,
@@ -213,7 +257,7 @@ impl Peer {
         self.feed.clear();
         self.live_lately.clear();
         self.lacks_tables.clear();
-        self.contests.clear();
+        self.contests = Contests::default();
         self.early_expires.clear();
         self.counters.reset();
         self.learned_at = None;
@@ -316,16 +360,12 @@ impl Peer {
 
     /// What a contest waited for has come.
     pub(crate) fn hasten_contest(&mut self, slot: Slot, now: Mono) {
-        if let Some(due) = self.contests.get_mut(&slot) {
-            *due = (*due).min(now.plus_ms(CONTEST_MS));
-        }
+        self.contests.hasten(slot, now.plus_ms(CONTEST_MS));
     }
 
     /// Queues the winners of contests that are over.
     pub(crate) fn settle_contests(&mut self, now: Mono) {
-        let over: Vec<Slot> = self.contests.iter().filter(|(_, due)| **due <= now).map(|(slot, _)| *slot).collect();
-        for slot in over {
-            self.contests.remove(&slot);
+        while let Some(slot) = self.contests.pop(now) {
             let value = self.book.get(slot).map_or(0, |e| e.value);
             let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
             self.book.note(slot, note, now);

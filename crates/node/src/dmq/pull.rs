@@ -331,7 +331,7 @@ fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
             location::TABLE => peer.pull.contacts,
             _ => peer.pull.entries,
         };
-        let shown = entry.shown_in >= peer.pull.number || peer.live_lately.contains_key(&slot);
+        let shown = entry.shown_in >= peer.pull.number || peer.live_lately.contains(slot);
         let doubtful = cell.table == location::TABLE && !sure;
         if shown || complete != Outcome::Complete || !peer.pull.heard_since || doubtful {
             continue;

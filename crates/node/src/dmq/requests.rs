@@ -1,5 +1,7 @@
 //! A server's KDMQ request, from its envelope to its effect and its answer.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use crdt::planted::{self, Bug};
 use crdt::{Cause, Change, Slot, StampRule, Wall, Write};
@@ -74,7 +76,7 @@ impl Dmq {
         cx: &mut Cx<'_>,
     ) -> Reply {
         let message = &request.message;
-        let mark = message.call_id().ok().and_then(mark);
+        let mark = mark(request.envelope.call_id);
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         peer.figures.requests_in += 1;
         match peer.life.observe(mark) {
@@ -122,8 +124,8 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Usrloc, body, cx);
-            let about: Vec<Slot> = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
-            self.crossed(id, &about, Peer::contested_elsewhere, cx);
+            let about = || batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
+            self.crossed(id, about, Peer::contested_elsewhere, cx.now.mono);
             // It may be applied before this input is over: the first message of a server makes it ours.
             return Reply { code: 200, body: None, promises: true };
         }
@@ -148,8 +150,8 @@ impl Dmq {
             }
         }
         if !dump {
-            let about: Vec<Slot> = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
-            self.crossed(id, &about, Peer::contested, cx);
+            let about = || batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
+            self.crossed(id, about, Peer::contested, cx.now.mono);
         }
         Reply { code: 200, body: None, promises: true }
     }
@@ -162,7 +164,8 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Htable, body, cx);
-            self.crossed(id, htable_in::slot_of(&action, cx).as_slice(), Peer::contested_elsewhere, cx);
+            let about = || htable_in::slot_of(&action, cx).into_iter().collect();
+            self.crossed(id, about, Peer::contested_elsewhere, cx.now.mono);
             return Reply { code: 200, body: None, promises: true };
         }
         match &action {
@@ -179,21 +182,43 @@ impl Dmq {
                 peer.life.is_live(mark);
                 htable_in::take(peer, action, &self.facts, How::Live, cx);
                 learn_of(peer, action, &self.facts, cx);
-                self.crossed(id, htable_in::slot_of(action, cx).as_slice(), Peer::contested, cx);
+                let about = || htable_in::slot_of(action, cx).into_iter().collect();
+                self.crossed(id, about, Peer::contested, cx.now.mono);
             }
         }
         Reply { code: 200, body: None, promises: true }
     }
 
     /// A server has just spoken about these cells, also to the servers that it tells its changes itself.
-    fn crossed(&mut self, id: PeerId, about: &[Slot], contested: fn(&mut Peer, Slot, Mono), cx: &Cx<'_>) {
-        let Some(lists) = self.peers.get(&id).map(|p| p.lists.clone()).filter(|l| !l.is_empty()) else { return };
+    fn crossed(
+        &mut self,
+        id: PeerId,
+        about: impl FnOnce() -> Vec<Slot>,
+        contested: fn(&mut Peer, Slot, Mono),
+        now: Mono,
+    ) {
+        let Some(lists) = self.lend_lists(id) else { return };
+        let about = about();
         for peer in self.peers.values_mut().filter(|p| p.id != id && p.owned && lists.contains(&p.uri)) {
-            for slot in about {
-                if peer.book.fresh(*slot, cx.now.mono) == Some(Proof::Seen) {
-                    contested(peer, *slot, cx.now.mono);
+            for slot in &about {
+                if peer.book.fresh(*slot, now) == Some(Proof::Seen) {
+                    contested(peer, *slot, now);
                 }
             }
+        }
+        self.return_lists(id, lists);
+    }
+
+    /// Takes out whom a server tells its updates itself, if it tells anybody; to be given back.
+    pub(super) fn lend_lists(&mut self, id: PeerId) -> Option<BTreeSet<String>> {
+        let peer = self.peers.get_mut(&id).filter(|peer| !peer.lists.is_empty())?;
+        Some(std::mem::take(&mut peer.lists))
+    }
+
+    /// Gives back what [`Dmq::lend_lists`] gave.
+    pub(super) fn return_lists(&mut self, id: PeerId, lists: BTreeSet<String>) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.lists = lists;
         }
     }
 
@@ -215,8 +240,7 @@ fn malformed(code: u16, cx: &mut Cx<'_>) -> Reply {
 
 /// The sender's identity: host, port and transport of its From.
 fn identity(request: &Request<'_>) -> Option<Address> {
-    let from = request.message.from().ok()?;
-    let uri = from.uri().ok()?;
+    let uri = request.envelope.from.uri().ok()?;
     // A server that calls itself by a name is reached where it sends from.
     let ip = uri.host.ip().unwrap_or(request.source.ip());
     let tcp = uri.params.value("transport").is_some_and(|t| t.eq_ignore_ascii_case(b"tcp"));
@@ -286,7 +310,10 @@ pub(crate) fn replay(peer: &mut Peer, held: Vec<HeldMessage>, facts: &mut Facts,
 
 /// Before a body goes, the ruid under which this server has the contact is fixed in its book.
 pub(crate) fn keep_ruid(peer: &mut Peer, change: &Change, cx: &Cx<'_>) {
-    if peer.book.get(change.slot).is_none() {
+    let Some(held) = peer.book.get(change.slot).map(|entry| entry.held) else { return };
+    let current = cx.replica.cell(change.slot);
+    if held.is_some() && held == current.as_ref().map(|cell| cell.order.into()) {
+        // Noted with or after the change.
         return;
     }
     let Some(old) = change.old.as_deref().and_then(|b| crdt::CellRef::decode(b).ok()) else { return };
@@ -294,12 +321,7 @@ pub(crate) fn keep_ruid(peer: &mut Peer, change: &Change, cx: &Cx<'_>) {
         return;
     }
     let Some((_, before)) = usrloc_in::contact_of(&old) else { return };
-    let current = cx.replica.cell(change.slot).map(|c| c.order.into());
-    if current.is_some_and(|version| peer.book.holds(change.slot, version)) {
-        // Noted with or after the change.
-        return;
-    }
-    let now = cx.replica.cell(change.slot).and_then(|c| usrloc_in::contact_of(&c).map(|(_, c)| c));
+    let now = current.and_then(|c| usrloc_in::contact_of(&c).map(|(_, c)| c));
     match now {
         Some(now) if now.ruid == before.ruid => {}
         Some(now) => {

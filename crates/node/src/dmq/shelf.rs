@@ -151,7 +151,6 @@ impl Dmq {
     pub(crate) fn drop_puts(&mut self) {
         self.puts.clear();
         for peer in self.peers.values_mut() {
-            peer.book.drop_unsaved();
             peer.counters.drop_unsaved();
         }
     }

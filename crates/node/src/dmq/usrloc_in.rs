@@ -7,7 +7,7 @@
 
 use bstr::{BStr, ByteSlice};
 use crdt::planted::{self, Bug};
-use crdt::{CellRef, Order, Outcome, Slot, StampRule, Wall, Write};
+use crdt::{CellRef, Order, Outcome, Replica, Slot, Stamp, StampRule, Wall, Write};
 use kdmq::usrloc::Row;
 use tables::location::{self, Contact, Event, Member};
 
@@ -16,19 +16,19 @@ use super::book::{Note, Proof, Ruid};
 use super::peer::Peer;
 use crate::cx::Cx;
 
-/// What the store holds for a contact, decoded.
-struct Held {
+/// What the store holds for a contact.
+struct Held<'a> {
     slot: Slot,
     order: Order,
     live: bool,
-    contact: Option<Contact<'static>>,
+    contact: Option<Contact<'a>>,
 }
 
-fn held(cx: &Cx<'_>, aor: &[u8], member: &[u8]) -> Option<Held> {
-    let slot = cx.replica.slot(location::TABLE, aor, member)?;
-    let cell = cx.replica.cell(slot)?;
-    let contact = cell.body.and_then(|b| Contact::decode(b, member).ok()).map(Contact::into_owned);
-    Some(Held { slot, order: cell.order, live: cell.is_live(cx.now.wall), contact })
+fn held<'a>(replica: &'a Replica, now: Wall, aor: &[u8], member: &'a [u8]) -> Option<Held<'a>> {
+    let slot = replica.slot(location::TABLE, aor, member)?;
+    let cell = replica.cell(slot)?;
+    let contact = cell.body.and_then(|b| Contact::decode(b, member).ok());
+    Some(Held { slot, order: cell.order, live: cell.is_live(now), contact })
 }
 
 /// An insert or refresh at the server, live or out of its dump.
@@ -39,26 +39,30 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         return;
     }
     let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
-    let held = held(cx, &row.aor, &member);
-    if let Some(held) = &held {
-        if how == How::Dump && peer.live_lately.contains_key(&held.slot) {
+    let mut above = None;
+    if let Some(held) = held(cx.replica, cx.now.wall, &row.aor, &member) {
+        if how == How::Dump && peer.live_lately.contains(held.slot) {
             return;
         }
-        match judge(peer, held, contact, how) {
-            Verdict::Agrees => return agree(peer, held.slot, held.order, &contact.ruid, how, cx),
+        match judge(peer, &held, contact, how) {
+            Verdict::Agrees => {
+                let as_held = held.contact.as_ref().is_some_and(|known| known.ruid == contact.ruid);
+                let (slot, order) = (held.slot, held.order);
+                return agree(peer, slot, order, (&contact.ruid, as_held), how, cx);
+            }
             Verdict::Reordered => return,
-            Verdict::Stale => return correct(peer, held.slot, &contact.ruid, cx),
+            Verdict::Stale => {
+                let slot = held.slot;
+                return correct(peer, slot, &contact.ruid, cx);
+            }
+            Verdict::Newer => above = Some(held.order.stamp),
             Verdict::News => {}
         }
     }
-    let written = write(peer, row, &member, held.as_ref(), how, cx);
-    match written {
+    match write(peer, row, &member, above, how, cx) {
         Some(Outcome::Written(slot, _)) => {
             let Some(order) = cx.replica.cell(slot).map(|c| c.order) else { return };
-            if how != How::Dump {
-                peer.touched(slot, cx.now.mono);
-            }
-            agree(peer, slot, order, &contact.ruid, how, cx);
+            agree(peer, slot, order, (&contact.ruid, true), how, cx);
         }
         Some(Outcome::Lost(slot)) => correct(peer, slot, &contact.ruid, cx),
         None => {}
@@ -72,11 +76,13 @@ enum Verdict {
     Reordered,
     /// The mesh knows better.
     Stale,
+    /// To be written: SIP itself says that it is newer than the held version.
+    Newer,
     /// To be written.
     News,
 }
 
-fn judge(peer: &Peer, held: &Held, new: &Contact<'_>, how: How) -> Verdict {
+fn judge(peer: &Peer, held: &Held<'_>, new: &Contact<'_>, how: How) -> Verdict {
     let Some(contact) = &held.contact else { return Verdict::News };
     let event = compare(contact, new);
     let stale = || match peer.book.holds(held.slot, held.order.into()) {
@@ -86,7 +92,7 @@ fn judge(peer: &Peer, held: &Held, new: &Contact<'_>, how: How) -> Verdict {
     match event {
         Event::Same => Verdict::Agrees,
         Event::Stale => stale(),
-        Event::Newer => Verdict::News,
+        Event::Newer => Verdict::Newer,
         // 6.x orders by `last_modified` itself, so an older one is stale there as well (docs/rules.md 13).
         Event::Unordered
             if peer.generation == kdmq::Generation::V6 && held.live && contact.last_modified > new.last_modified =>
@@ -104,14 +110,18 @@ fn compare(held: &Contact<'_>, new: &Contact<'_>) -> Event {
     }
 }
 
-fn write(peer: &Peer, row: &Row<'_>, member: &[u8], held: Option<&Held>, how: How, cx: &mut Cx<'_>) -> Option<Outcome> {
+/// Writes what a server said; `above` is the stamp of the held version if SIP says that this one is newer.
+fn write(
+    peer: &Peer,
+    row: &Row<'_>,
+    member: &[u8],
+    above: Option<Stamp>,
+    how: How,
+    cx: &mut Cx<'_>,
+) -> Option<Outcome> {
     let contact = &row.contact;
     let happened = Wall(contact.last_modified.saturating_mul(1_000));
-    let newer = held.and_then(|h| {
-        let known = h.contact.as_ref()?;
-        (compare(known, contact) == Event::Newer).then_some(h.order.stamp)
-    });
-    let at = |wall: Wall| match newer {
+    let at = |wall: Wall| match above {
         // SIP itself says that it is newer, so no coarse or lagging clock may say otherwise (R4).
         Some(stamp) if stamp.time >= crdt::Hlc::from_ms(wall.0) => StampRule::Above(stamp),
         _ => StampRule::At(wall),
@@ -146,11 +156,8 @@ fn write(peer: &Peer, row: &Row<'_>, member: &[u8], held: Option<&Held>, how: Ho
     }
 }
 
-/// The server showed that it holds this version, under this ruid.
-fn agree(peer: &mut Peer, slot: Slot, order: Order, ruid: &BStr, how: How, cx: &mut Cx<'_>) {
-    let as_held = cx.replica.cell(slot).is_some_and(|cell| {
-        cell.body.and_then(|b| Contact::decode(b, cell.member).ok()).is_some_and(|c| c.ruid == ruid)
-    });
+/// The server showed that it holds this version, under this ruid, which is that of the held body or not.
+fn agree(peer: &mut Peer, slot: Slot, order: Order, (ruid, as_held): (&BStr, bool), how: How, cx: &mut Cx<'_>) {
     let note = Note {
         held: Some(order.into()),
         proof: Proof::Seen,
@@ -159,7 +166,9 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, ruid: &BStr, how: How, cx: &
         pull: Some(peer.pull.number),
     };
     peer.showed(slot, note, how, cx.now.mono);
-    alias(peer, slot, cx);
+    if !as_held {
+        alias(peer, slot, cx);
+    }
 }
 
 /// The server holds something that lost; the winner goes back to it under its own ruid.
@@ -214,11 +223,11 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         cx.stats.dmq_rows_refused += 1;
         return;
     };
-    let held = held(cx, &row.aor, &member);
+    let held = held(cx.replica, cx.now.wall, &row.aor, &member);
     if held.is_none() && planted::on(Bug::UnknownContactNotRemoved) {
         return;
     }
-    if let Some(held) = &held {
+    if let Some(held) = held {
         peer.touched(held.slot, cx.now.mono);
         peer.feed.look_again(held.slot);
         if !held.live {
@@ -227,7 +236,7 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         }
         let knew = peer.book.holds(held.slot, held.order.into());
         peer.book.remove(held.slot);
-        if !knew && survives(held, &row.contact) {
+        if !knew && survives(&held, &row.contact) {
             return peer.correct(held.slot, cx);
         }
     }
@@ -257,7 +266,7 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
 }
 
 /// Whether the held version is later than the one that the server removed.
-fn survives(held: &Held, removed: &Contact<'_>) -> bool {
+fn survives(held: &Held<'_>, removed: &Contact<'_>) -> bool {
     let Some(contact) = &held.contact else { return false };
     if planted::on(Bug::RemovalAlwaysWins) {
         return false;

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use sip::transaction::{Action, ClientTransactions, Key, Outgoing as Transaction, Seen, ServerTransactions};
-use sip::{Message, StartLine, StreamFramer};
+use sip::{Envelope, Message, StartLine, StreamFramer};
 
 use self::render::{build, mix, render};
 use crate::config::{Config, SipTransport};
@@ -102,6 +102,8 @@ pub(crate) enum Arrival<'m> {
 pub(crate) struct Request<'m> {
     /// The message.
     pub(crate) message: Message<'m>,
+    /// Its parts that every request has.
+    pub(crate) envelope: Envelope<'m>,
     /// Where it came from.
     pub(crate) source: SocketAddr,
     /// The way back.
@@ -291,29 +293,29 @@ impl Front {
         if method == b"ACK" {
             return None;
         }
-        let refusal = match message.validate() {
-            Err(error) => Some(error.status()),
-            Ok(()) if method != b"KDMQ" => Some(other_method(method)),
-            Ok(()) if !is_trusted(cx.config, source.ip()) => Some(403),
-            Ok(()) => None,
+        let envelope = match message.envelope() {
+            Err(error) => Err(error.status()),
+            Ok(_) if method != b"KDMQ" => Err(other_method(method)),
+            Ok(_) if !is_trusted(cx.config, source.ip()) => Err(403),
+            Ok(envelope) => Ok(envelope),
         };
-        if let Some(code) = refusal {
-            if code != 200 {
-                cx.stats.sip_refused += 1;
+        let envelope = match envelope {
+            Ok(envelope) => envelope,
+            Err(code) => {
+                cx.stats.sip_refused += u64::from(code != 200);
+                cx.stats.dmq_untrusted += u64::from(code == 403);
+                self.reply_statelessly(&message, source, path, code, cx);
+                return None;
             }
-            if code == 403 {
-                cx.stats.dmq_untrusted += 1;
-            }
-            self.reply_statelessly(&message, source, path, code, cx);
-            return None;
-        }
+        };
         let reliable = matches!(path, Path::Tcp { .. });
-        match self.server.on_request(&message, source.ip(), reliable, cx.now.mono.ms()) {
-            Ok(Seen::New(key)) => Some(Arrival::Request(Request { message, source, path, key })),
+        let via = &envelope.via;
+        match self.server.on_request_of(&message, via, source.ip(), reliable, cx.now.mono.ms()) {
+            Ok(Seen::New(key)) => Some(Arrival::Request(Request { message, envelope, source, path, key })),
             Ok(Seen::Retransmission { answer }) => {
                 cx.stats.sip_retransmissions_in += 1;
                 let answer = answer.cloned()?;
-                if let Some((to, bytes)) = render(&message, source, &answer) {
+                if let Some((to, bytes)) = render(&message, via, source, &answer) {
                     self.transmit(path, to, bytes, cx);
                 }
                 None
@@ -327,7 +329,8 @@ impl Front {
     }
 
     fn reply_statelessly(&self, message: &Message<'_>, source: SocketAddr, path: Path, code: u16, cx: &mut Cx<'_>) {
-        if let Some((to, bytes)) = render(message, source, &Answer { code, body: None }) {
+        let Ok(via) = message.via() else { return };
+        if let Some((to, bytes)) = render(message, &via, source, &Answer { code, body: None }) {
             self.transmit(path, to, bytes, cx);
         }
     }
@@ -342,7 +345,9 @@ impl Front {
         cx: &mut Cx<'_>,
     ) {
         let answer = Answer { code, body: body.map(Vec::into_boxed_slice) };
-        let Some((to, bytes)) = render(&request.message, request.source, &answer) else { return };
+        let Some((to, bytes)) = render(&request.message, &request.envelope.via, request.source, &answer) else {
+            return;
+        };
         match ticket {
             None => {
                 self.server.complete(request.key, answer, cx.now.mono.ms());

@@ -4,15 +4,21 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use sip::transaction::branch;
-use sip::{Message, MessageBuilder, reason_phrase};
+use sip::{Message, MessageBuilder, Via, reason_phrase};
 
 use super::{AGENT, Answer, Outgoing};
 use crate::config::{Config, SipTransport};
 
-pub(super) fn render(message: &Message<'_>, source: SocketAddr, answer: &Answer) -> Option<(SocketAddr, Bytes)> {
-    let to = message.via().ok()?.response_address(source);
+/// The answer to a request with this topmost Via, and where it goes.
+pub(super) fn render(
+    message: &Message<'_>,
+    via: &Via<'_>,
+    source: SocketAddr,
+    answer: &Answer,
+) -> Option<(SocketAddr, Bytes)> {
+    let to = via.response_address(source);
     // The tag depends on the request alone, so that a repeated answer is the same to the byte.
-    let tag = format!("{:016x}", mix(0x5741_524c, fold(message.via().ok()?.branch())));
+    let tag = format!("{:016x}", mix(0x5741_524c, fold(via.branch())));
     let code = answer.code;
     let mut builder =
         MessageBuilder::response_to(message, source, code, reason_phrase(code), Some(tag.as_bytes())).ok()?;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::TIMER_J;
 use super::client::COOKIE;
-use crate::{Message, Name, ParseError};
+use crate::{Message, Name, ParseError, Via};
 
 /// Names a server transaction: a keyed hash of what RFC 3261 section 17.2.3 matches by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,7 +102,23 @@ impl<R> ServerTransactions<R> {
         reliable: bool,
         now_ms: u64,
     ) -> Result<Seen<'_, R>, ParseError> {
-        let Key(key) = self.key(request, source)?;
+        let via = request.via()?;
+        self.on_request_of(request, &via, source, reliable, now_ms)
+    }
+
+    /// As [`ServerTransactions::on_request`], with the request's topmost Via, where it is known already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn on_request_of(
+        &mut self,
+        request: &Message<'_>,
+        via: &Via<'_>,
+        source: IpAddr,
+        reliable: bool,
+        now_ms: u64,
+    ) -> Result<Seen<'_, R>, ParseError> {
+        let Key(key) = self.key(request, via, source)?;
         self.expire(now_ms);
         if reliable {
             return Ok(Seen::New(Key(key)));
@@ -184,8 +200,7 @@ impl<R> ServerTransactions<R> {
 
     /// By branch, sent-by and method for branches of RFC 3261, else by the fields of RFC 2543
     /// (section 17.2.3).
-    fn key(&self, request: &Message<'_>, source: IpAddr) -> Result<Key, ParseError> {
-        let via = request.via()?;
+    fn key(&self, request: &Message<'_>, via: &Via<'_>, source: IpAddr) -> Result<Key, ParseError> {
         let mut hasher = DefaultHasher::new();
         self.secret.hash(&mut hasher);
         source.hash(&mut hasher);

@@ -53,7 +53,10 @@ impl<'a> Contact<'a> {
             (bit::SERVER_ID, self.server_id, 0),
         ];
 
-        let mut body = vec![FORMAT, 0, 0];
+        let long = texts.iter().map(|(_, text, _)| text.len()).sum::<usize>() + self.ruid.len() + self.callid.len();
+        // Numbers and lengths take less than the rest.
+        let mut body = Vec::with_capacity(long + 96);
+        body.extend_from_slice(&[FORMAT, 0, 0]);
         let mut mask = 0;
         put_text(&mut body, &self.ruid);
         put_text(&mut body, &self.callid);
