@@ -15,8 +15,8 @@ use crate::ledger::{DeedId, What};
 use crate::load::Ask;
 use crate::run::{LogLine, Options, Outcome};
 use crate::script::{
-    DiskLoss, Entry, FaultKind, Generation, Host, Leave, Limits, NetSpec, NodeIx, NodeSpec, PathSpec, PhoneSpec, Script,
-    ServerIx, ServerSpec,
+    DiskLoss, Entry, FaultKind, Generation, Host, Leave, Limits, NetSpec, NodeIx, NodeSpec, PathSpec, PhoneSpec,
+    Script, ServerIx, ServerSpec,
 };
 use crate::view::View;
 use crate::world::World;

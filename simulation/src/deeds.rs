@@ -121,9 +121,7 @@ impl World {
                 };
                 Command::HtableSet { table: table.clone(), key: key.as_str().into(), value, expires_in: None }
             }
-            What::Delete { table, key } => {
-                Command::HtableDelete { table: table.clone(), key: key.as_str().into() }
-            }
+            What::Delete { table, key } => Command::HtableDelete { table: table.clone(), key: key.as_str().into() },
             What::Add { table, key, by } => {
                 Command::HtableInc { table: table.clone(), key: key.as_str().into(), by: *by }
             }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use node::{Lane, LinkId, Mono};
 
 use crate::coverage::Sometimes;
-use crate::quic::{conn_of, link};
 use crate::queue::{ConnIx, Event, Side};
+use crate::quic::{conn_of, link};
 use crate::step::Arrival;
 use crate::world::World;
 

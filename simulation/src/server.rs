@@ -94,7 +94,9 @@ impl World {
         if restarted {
             self.saw(Sometimes::ServerRestarted);
             let spec = &self.servers[usize::from(at) - first].spec;
-            let down = |ix| self.at(crate::script::Host::Node(ix)).is_some_and(|at| self.nodes[usize::from(at)].node.is_none());
+            let down = |ix| {
+                self.at(crate::script::Host::Node(ix)).is_some_and(|at| self.nodes[usize::from(at)].node.is_none())
+            };
             if spec.nodes.iter().any(|&ix| down(ix)) {
                 self.saw(Sometimes::ServerWhileNodeDown);
             }
@@ -216,4 +218,3 @@ impl World {
         }
     }
 }
-

@@ -315,4 +315,3 @@ impl World {
         self.note(at, || what);
     }
 }
-

@@ -31,7 +31,8 @@ impl World {
     pub(crate) fn add_row(&mut self) {
         let now = self.now;
         let wall = true_wall(now);
-        let versions: Vec<Option<Versions>> = self.nodes.iter().map(|host| versions(host.node.as_ref()?, wall)).collect();
+        let versions: Vec<Option<Versions>> =
+            self.nodes.iter().map(|host| versions(host.node.as_ref()?, wall)).collect();
         let mut best = Versions::new();
         for (id, version) in versions.iter().flatten().flatten() {
             let known = best.entry(id.clone()).or_insert(*version);
@@ -123,7 +124,8 @@ impl World {
                 }
             }
         }
-        let text = |((table, key), value): ((String, Vec<u8>), i64)| (table.into_bytes(), key, value.to_string().into());
+        let text =
+            |((table, key), value): ((String, Vec<u8>), i64)| (table.into_bytes(), key, value.to_string().into());
         best.into_iter().map(text).collect()
     }
 }
@@ -152,11 +154,9 @@ fn differing(held: &Versions, best: &Versions) -> u64 {
 }
 
 fn server_facts(server: &crate::kamailio::Kamailio, now: Now) -> Facts {
-    let contacts = server
-        .contacts(now)
-        .map(|held| (b"location".to_vec(), held.aor.to_vec(), held.contact.uri.to_vec()));
-    let entries =
-        server.entries(now).map(|entry| (entry.table.into(), entry.key.to_vec(), value_text(entry.value)));
+    let contacts =
+        server.contacts(now).map(|held| (b"location".to_vec(), held.aor.to_vec(), held.contact.uri.to_vec()));
+    let entries = server.entries(now).map(|entry| (entry.table.into(), entry.key.to_vec(), value_text(entry.value)));
     contacts.chain(entries).collect()
 }
 
@@ -166,4 +166,3 @@ fn value_text(value: &htable::Value<'_>) -> Vec<u8> {
         htable::Value::Str(text) => text.to_vec(),
     }
 }
-
