@@ -110,7 +110,7 @@ trait Pair {
         for (server, act) in &script.0 {
             self.act(*server, act);
             // It arrives before the next thing happens.
-            self.wait(Duration::from_millis(20));
+            self.wait(Duration::from_millis(100));
         }
     }
 
