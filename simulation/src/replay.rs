@@ -113,11 +113,9 @@ pub fn check(script: &Script) -> Result<(), String> {
     }
     for writer in &script.writers {
         entry(&writer.at)?;
-        let table = match &writer.job {
-            Job::Keys { table, keys, .. } | Job::Count { table, keys } => (*keys > 0).then_some(table),
-            Job::Operator { .. } => continue,
-        };
-        if writer.every_ms == 0 || !table.is_some_and(|t| script.htables.contains_key(t)) {
+        let (Job::Keys { keys: size, .. } | Job::Count { keys: size, .. } | Job::Operator { aors: size }) = &writer.job;
+        let declared = writer.job.table().is_none_or(|table| script.htables.contains_key(table));
+        if writer.every_ms == 0 || *size == 0 || !declared {
             return Err(format!("writer {} has no table, no keys or no time between its writes", writer.id));
         }
     }

@@ -229,6 +229,16 @@ pub enum Job {
     },
 }
 
+impl Job {
+    /// The table that it writes; an operator writes none.
+    pub fn table(&self) -> Option<&String> {
+        match self {
+            Self::Keys { table, .. } | Self::Count { table, .. } => Some(table),
+            Self::Operator { .. } => None,
+        }
+    }
+}
+
 /// A hash table.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -19,8 +19,9 @@ use crate::script::Host;
 use crate::server::ServerHost;
 use crate::world::{Phase, World};
 
-/// Between two comparisons, milliseconds.
+/// Between two comparisons, milliseconds: where nodes differ, which is quickly seen, and where servers do, which is not.
 const COMPARE_MS: u64 = 100;
+const COMPARE_SERVERS_MS: u64 = 500;
 
 /// How long the run goes on once all are equal, milliseconds: so that what is left over shows.
 const QUIET_MS: u64 = 3_000;
@@ -110,8 +111,11 @@ impl World {
         if self.phase != Phase::Calm {
             return;
         }
-        if !self.all_equal() {
+        if self.nodes_differ().is_some() {
             return self.queue.post(self.now.plus_ms(COMPARE_MS), Event::Compare);
+        }
+        if self.servers_differ().is_some() {
+            return self.queue.post(self.now.plus_ms(COMPARE_SERVERS_MS), Event::Compare);
         }
         let after = self.now.ms() - self.script.duration_ms;
         self.phase = Phase::Equal;
@@ -149,14 +153,20 @@ impl World {
 
     /// Who differs from whom, in words; the first that is found.
     pub(crate) fn difference(&self) -> Option<String> {
+        self.nodes_differ().or_else(|| self.servers_differ())
+    }
+
+    fn nodes_differ(&self) -> Option<String> {
         let running = self.nodes.iter().filter_map(|host| Some((host, host.node.as_ref()?)));
         let sums: Vec<_> = running
             .map(|(host, node)| (&host.name, node.replica().digest_beyond(host.clock.wall(self.now).secs())))
             .collect();
-        if let Some(pair) = sums.windows(2).find(|pair| pair[0].1 != pair[1].1) {
-            let [(one, (_, a)), (other, (_, b))] = [pair[0], pair[1]];
-            return Some(format!("{one} holds {a} live cells, {other} {b}, and they are not the same"));
-        }
+        let pair = sums.windows(2).find(|pair| pair[0].1 != pair[1].1)?;
+        let [(one, (_, a)), (other, (_, b))] = [pair[0], pair[1]];
+        Some(format!("{one} holds {a} live cells, {other} {b}, and they are not the same"))
+    }
+
+    fn servers_differ(&self) -> Option<String> {
         let compared: Vec<(&ServerHost, At)> =
             self.servers.iter().filter_map(|host| self.compared_with(host)).collect();
         if let Some((host, at)) = compared.iter().find(|(_, at)| self.feeds(*at)) {

@@ -170,7 +170,7 @@ impl Hunt<'_> {
 
     /// Takes away what makes single participants less simple.
     fn plainer(&mut self) {
-        let changes: [fn(&mut Script); 7] = [
+        let changes: [fn(&mut Script); 8] = [
             |s| s.nodes.iter_mut().for_each(|n| n.clock_drift_ppm = 0),
             |s| s.nodes.iter_mut().for_each(|n| n.clock_offset_ms = 0),
             |s| s.nodes.iter_mut().for_each(|n| n.ack_disk = false),
@@ -178,6 +178,10 @@ impl Hunt<'_> {
             |s| s.servers.iter_mut().for_each(|k| k.reorder_permille = 0),
             |s| s.phones.iter_mut().for_each(|p| p.outbound = false),
             |s| s.phones.iter_mut().for_each(|p| p.at.truncate(1)),
+            |s| {
+                let used: BTreeSet<_> = s.writers.iter().filter_map(|w| w.job.table()).cloned().collect();
+                s.htables.retain(|name, _| used.contains(name));
+            },
         ];
         for change in changes {
             let mut script = self.best.clone();

@@ -465,6 +465,7 @@ fn some_messages_end_a_server() {
             let mut mesh = alone(generation);
             let code = Stranger { mesh: &mut mesh, count: 0 }.ask(channel, body);
             assert_eq!(mesh.servers[0].fallen().is_some(), generations.contains(&generation), "{body} {generation:?}");
+            assert_eq!(mesh.servers[0].poisoned(), generations.contains(&generation), "{body} {generation:?}");
             assert_eq!(code.is_none(), generations.contains(&generation), "{body} {generation:?}");
         }
     }
@@ -683,6 +684,7 @@ fn a_full_server_refuses_phones_and_loses_the_tail_of_its_dumps() {
         assert!((60..=100).contains(&mesh.contacts(0).len()));
         assert!(!mesh.register(0, "late", "sip:u@a", "c", 1));
         assert_eq!(mesh.servers[0].fallen().is_some(), generation == Generation::V5);
+        assert!(!mesh.servers[0].poisoned());
     }
 }
 

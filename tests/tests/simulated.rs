@@ -110,7 +110,7 @@ trait Pair {
         for (server, act) in &script.0 {
             self.act(*server, act);
             // It arrives before the next thing happens.
-            self.wait(Duration::from_millis(20));
+            self.wait(Duration::from_millis(100));
         }
     }
 
@@ -420,7 +420,7 @@ fn before() -> Script {
     }
     script.moves(0, "mover", "mover-old", 3);
     script.register(0, "starred/2", "starred-2", 3).register(1, "gone-right", "gone-right", 3);
-    script.set(0, "exp", "both", "before").set(1, "short", "dead soon", 1);
+    script.set(0, "exp", "both", "before");
     script.increment(0, "calls", 3).increment(1, "calls", 2).increment(1, "right", 1);
     script
 }
@@ -428,6 +428,8 @@ fn before() -> Script {
 /// What each side does alone.
 fn during() -> Script {
     let mut script = Script::default();
+    // Dead when it is looked for.
+    script.set(1, "short", "dead soon", 1);
     for (side, name) in [(0, "left"), (1, "right")] {
         for i in 0..5 {
             script.register(side, &format!("new-{name}-{i}"), name, 2).set(side, "plain", &format!("{name}-{i}"), i);
@@ -487,7 +489,7 @@ fn after_a_long_split_in_plain_dmq_simulated_servers_differ_as_real_ones_do() {
                 pair.cut();
                 pair.wait_peer("pending");
                 pair.play(&during());
-                pair.wait(secs(5));
+                pair.wait(secs(6));
             });
             check_same("during", real, simulated);
             each(real, simulated, |pair| {
@@ -552,6 +554,7 @@ fn a_server_that_starts_alone_takes_the_others_dump_over_what_it_has_in_both_wor
                 pair.restart(1);
                 pair.play(&before());
                 pair.play(&during());
+                pair.wait(secs(6));
             });
             check_same("alone", real, simulated);
             each(real, simulated, |pair| {

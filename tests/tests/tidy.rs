@@ -19,12 +19,13 @@ const ARROWS: &[(&str, &[&str])] = &[
         "starling-daemon",
         &["starling-crdt", "starling-sip", "starling-tables", "starling-kdmq", "starling-node", "starling-admin"],
     ),
-    ("starling-cli", &["starling-daemon", "starling-admin"]),
+    ("starling-simulation", &["starling-crdt", "starling-sip", "starling-tables", "starling-kdmq", "starling-node"]),
+    ("starling-cli", &["starling-daemon", "starling-admin", "starling-simulation"]),
     ("starling-xtask", &["starling-crdt"]),
 ];
 
 /// May use everything, and nothing uses them.
-const LEAVES: &[&str] = &["starling-tests", "starling-simulation"];
+const LEAVES: &[&str] = &["starling-tests"];
 
 /// The packages that see neither clock nor randomness nor the world.
 const PURE: &[&str] = &["starling-crdt", "starling-sip", "starling-tables", "starling-kdmq", "starling-node"];

@@ -13,7 +13,7 @@ use sip::{Message, MessageBuilder};
 use super::dump::{Dump, Rest};
 use super::htable::Taken;
 use super::sender::{About, Process};
-use super::{HTABLE, Kamailio, LAST_GASPS, NOTIFICATION, Request, USRLOC, seconds, usrloc};
+use super::{HTABLE, Kamailio, NOTIFICATION, Request, USRLOC, seconds, usrloc};
 use crate::script::Generation;
 
 /// 6 drops what is longer (`msg_recv_max_size`), without a word.
@@ -180,7 +180,7 @@ impl Kamailio {
     /// No memory: no answer, and 5.6 has not long to live.
     fn gasp(&mut self) -> End {
         self.gasps += 1;
-        if self.generation == Generation::V5 && self.gasps >= LAST_GASPS {
+        if self.generation == Generation::V5 && self.starved() {
             self.fallen = Some("dies of full memory".to_owned());
         }
         End::Silence

@@ -5,12 +5,13 @@
 //! that has no part in replication, and what the sources do with memory that they have freed.
 //!
 //! One file per part: `sender` (transactions), `peers` (node list), `usrloc`, `htable`, `dump` (answers to sync requests),
-//! `answer` (what is done with a message).
+//! `answer` (what is done with a message), `local` (what phones do), `hostile`.
 
 mod answer;
 mod dump;
 mod hostile;
 mod htable;
+mod local;
 mod peers;
 mod sender;
 mod usrloc;
@@ -28,9 +29,11 @@ use self::hostile::Hostile;
 use self::htable::Htables;
 use self::peers::{Merged, Peers};
 use self::sender::{About, Process, Request, Sender};
-use self::usrloc::{Registered, Usrloc, Words};
+use self::usrloc::Usrloc;
 use crate::rng::{Rng, Stream};
 use crate::script::{Generation, ServerSpec, TableSpec};
+
+pub use self::local::{Local, Value};
 
 const NOTIFICATION: &str = "notification_peer";
 const USRLOC: &str = "usrloc";
@@ -99,74 +102,6 @@ pub struct Send {
     pub bytes: Vec<u8>,
 }
 
-/// What a phone or the server's own script does at a server. All are carried out at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Local<'a> {
-    /// REGISTER, answered 200.
-    Register {
-        /// Address of record.
-        aor: &'a str,
-        /// Contact URI.
-        uri: &'a str,
-        /// Call-ID of the request.
-        callid: &'a str,
-        /// CSeq number.
-        cseq: u32,
-        /// Seconds.
-        expires_s: u32,
-        /// `+sip.instance` with angle brackets, or empty.
-        instance: &'a str,
-        /// `reg-id`, 0 if none.
-        reg_id: u32,
-    },
-    /// REGISTER with `Expires: 0`.
-    Unregister {
-        /// Address of record.
-        aor: &'a str,
-        /// Contact URI.
-        uri: &'a str,
-    },
-    /// `Contact: *`.
-    Star {
-        /// Address of record.
-        aor: &'a str,
-    },
-    /// `$sht(table=>key) = value`.
-    Set {
-        /// Table.
-        table: &'a str,
-        /// Key.
-        key: &'a str,
-        /// Value.
-        value: Value<'a>,
-    },
-    /// `$shtinc(table=>key)`, `by` times; `$shtdec` where it is negative.
-    Add {
-        /// Table.
-        table: &'a str,
-        /// Key.
-        key: &'a str,
-        /// How often.
-        by: i64,
-    },
-    /// `$sht(table=>key) = $null`.
-    Delete {
-        /// Table.
-        table: &'a str,
-        /// Key.
-        key: &'a str,
-    },
-}
-
-/// A table value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value<'a> {
-    /// An integer.
-    Int(i64),
-    /// A string.
-    Str(&'a str),
-}
-
 /// A contact that a server holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Held<'a> {
@@ -208,7 +143,9 @@ impl Kamailio {
         let start = rng.next() >> 1;
         let pid = usrloc::first_pid(addr, life);
         let server_id = u32::from(spec.ix) + 1;
-        let timing = Timing::default();
+        // Half of all servers dump as Kamailio does by default, half as docs/kamailio.md recommends.
+        let batch_contacts = if spec.ix.is_multiple_of(2) { Timing::default().batch_contacts } else { 1 };
+        let timing = Timing { batch_contacts, ..Timing::default() };
         // The first of the peers are nodes.
         let nodes = &peers[..spec.nodes.len().min(peers.len())];
         let names = || tables.keys().cloned().collect();
@@ -251,6 +188,11 @@ impl Kamailio {
     /// memory. It then does nothing until somebody starts it anew.
     pub fn fallen(&self) -> Option<&str> {
         self.fallen.as_deref()
+    }
+
+    /// Whether what ended it was a message, which then nobody may ever send to a server.
+    pub fn poisoned(&self) -> bool {
+        self.fallen.is_some() && !self.starved()
     }
 
     /// Its SIP address.
@@ -335,54 +277,6 @@ impl Kamailio {
         others.into_iter().flatten().fold(self.next_ping.min(self.next_sweep), Mono::min)
     }
 
-    /// A phone or its script does something. Returns whether it was taken (a full server refuses).
-    pub fn local(&mut self, what: &Local<'_>, now: Now) -> bool {
-        if self.fallen.is_some() || self.hostile.is_some() {
-            return false;
-        }
-        let (now_s, now_ms) = (seconds(now), now.wall.0);
-        match *what {
-            Local::Register { aor, uri, callid, cseq, expires_s, instance, reg_id } => {
-                let words = Words { uri, callid, cseq, expires_s, instance, reg_id };
-                match self.usrloc.register(aor, &words, self.has_room(1, now.mono), now_s) {
-                    Registered::Told(body) => self.tell(USRLOC, body, now),
-                    Registered::Again => {}
-                    Registered::Refused => return false,
-                }
-            }
-            Local::Unregister { aor, uri } => {
-                let body = self.usrloc.unregister(aor, uri);
-                self.tell(USRLOC, body, now);
-            }
-            Local::Star { aor } => {
-                let bodies = self.usrloc.star(aor);
-                self.tell(USRLOC, bodies, now);
-            }
-            Local::Set { table, key, ref value } => {
-                let value = match *value {
-                    Value::Int(number) => tables::htable::Value::Int(number),
-                    Value::Str(text) => tables::htable::Value::str(text).into_owned(),
-                };
-                let body = self.htables.set(table, key, value, now_ms);
-                return self.tell_if_any(body, now);
-            }
-            Local::Add { table, key, by } => {
-                let step = by.signum() as i32;
-                for _ in 0..by.unsigned_abs() {
-                    let body = self.htables.add(table, key, step, now_ms);
-                    if !self.tell_if_any(body, now) {
-                        return false;
-                    }
-                }
-            }
-            Local::Delete { table, key } => {
-                let body = self.htables.delete(table, key);
-                return self.tell_if_any(body, now);
-            }
-        }
-        true
-    }
-
     /// The next datagram to send.
     pub fn poll(&mut self) -> Option<Send> {
         self.sender.poll()
@@ -398,10 +292,9 @@ impl Kamailio {
         used + contacts <= self.memory_contacts
     }
 
-    fn tell_if_any(&mut self, body: Option<Vec<u8>>, now: Now) -> bool {
-        let taken = body.is_some();
-        self.tell(HTABLE, body, now);
-        taken
+    /// Whether it has died of full memory.
+    fn starved(&self) -> bool {
+        self.gasps >= LAST_GASPS
     }
 
     /// Tells all active peers what happened here.

@@ -73,7 +73,9 @@ struct Open {
 
 /// The open requests of a server.
 pub(super) struct Sender {
-    addr: SocketAddr,
+    /// The own address, as it is written into every message.
+    addr: String,
+    ip: String,
     agent: &'static str,
     /// What tells this life's branches from those of another.
     life: u32,
@@ -91,7 +93,8 @@ impl Sender {
     /// `start` is where the Call-IDs of this life begin.
     pub(super) fn new(addr: SocketAddr, agent: &'static str, start: u64, first_pid: u32) -> Self {
         Self {
-            addr,
+            addr: addr.to_string(),
+            ip: addr.ip().to_string(),
             agent,
             life: (start >> 31) as u32,
             counters: [start; Process::COUNT],
@@ -138,7 +141,7 @@ impl Sender {
 
     fn write(&self, request: &Request<'_>, counter: u64) -> Vec<u8> {
         let Request { to, channel, body, max_forwards, process, .. } = request;
-        let (addr, ip) = (self.addr, self.addr.ip());
+        let (addr, ip, to) = (&self.addr, &self.ip, to.to_string());
         let pid = self.first_pid + process.index() as u32;
         let content_type = if *channel == super::NOTIFICATION { "text/plain" } else { "application/json" };
         let mut out = Vec::with_capacity(512 + body.len());
@@ -148,7 +151,7 @@ impl Sender {
             "KDMQ sip:{channel}@{to} SIP/2.0\r\n\
              Via: SIP/2.0/UDP {addr};branch=z9hG4bK{:08x}.{:08x}000000000000000000000000.0\r\n\
              To: <sip:{channel}@{to}>\r\n\
-             From: <sip:{channel}@{addr}>;tag=7d6d56aac8e1c2a2e3b4a739{:08x}-{:08x}\r\n\
+             From: <sip:{channel}@{addr}>;tag=7d6d56aac8e1c2a2e3b4a7393705d530-{:08x}\r\n\
              CSeq: 10 KDMQ\r\n\
              Call-ID: {counter:016x}-{pid}@{ip}\r\n\
              Content-Length: {}\r\n\
@@ -157,7 +160,6 @@ impl Sender {
              Content-Type: {content_type}\r\n\r\n",
             self.next,
             self.life,
-            addr.port(),
             self.next,
             body.len(),
             self.agent,

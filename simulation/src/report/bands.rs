@@ -78,7 +78,7 @@ pub(super) fn members(story: &Story, axis: &Axis) -> String {
         lives(&mut bands, rows, |row| row.cells.get(at).is_some_and(Option::is_some));
     }
     for (at, server) in script.servers.iter().enumerate().take(HOSTS) {
-        bands.row(&format!("k{} (server)", server.ix));
+        bands.row(&format!("k{} ({})", server.ix, if server.hostile { "hostile" } else { "server" }));
         lives(&mut bands, rows, |row| row.servers_diverged.get(at).is_some_and(Option::is_some));
     }
     if script.nodes.len() <= LINKS_OF {
@@ -225,7 +225,10 @@ pub(super) fn seen(story: &Story, seen: &Seen, axis: &Axis) -> String {
         out.push_str(&format!("<li><i style='background:var(--s{colour})'></i><code>{}</code></li>", escape(&short)));
     }
     if legend.len() > 16 {
-        out.push_str(&format!("<li>and {} more values; colours repeat</li>", legend.len() - 16));
+        out.push_str(&format!("<li>and {} more values</li>", legend.len() - 16));
+    }
+    if legend.len() > COLOURS {
+        out.push_str("<li>colours repeat</li>");
     }
     out.push_str("<li><i style='background:var(--band)'></i>nothing</li><li><i style='background:var(--down)'></i>down</li></ul>");
     out
@@ -243,7 +246,7 @@ pub(super) fn faults(script: &Script) -> String {
     for fault in script.faults.iter().take(2_000) {
         let for_ms = fault.until_ms.min(script.duration_ms) - fault.at_ms;
         out.push_str(&format!(
-            "<tr><td class=number>{}.{:03} s</td><td class=number>{}</td><td>{}</td></tr>",
+            "<tr><td class=number>{}.{:03} s</td><td class=number>{}</td><td class=text>{}</td></tr>",
             fault.at_ms / 1_000,
             fault.at_ms % 1_000,
             if for_ms == 0 { String::new() } else { format!("{}.{:03} s", for_ms / 1_000, for_ms % 1_000) },

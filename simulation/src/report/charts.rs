@@ -54,7 +54,9 @@ impl Axis {
             let (x, ms) = (self.x((at * 1_000.0) as u64), (at * 1_000.0) as u64);
             out.push_str(&format!("<line class=grid x1={x:.1} x2={x:.1} y1=0 y2={height} />"));
             let said = if at < 600.0 { format!("{at} s") } else { seconds(ms) };
-            out.push_str(&format!("<text x={x:.1} y={:.1} text-anchor=middle>{said}</text>", height + 13.0));
+            // The last one must not reach beyond the drawing.
+            let (x, anchor) = if x > RIGHT - 15.0 { (WIDTH, "end") } else { (x, "middle") };
+            out.push_str(&format!("<text x={x:.1} y={:.1} text-anchor={anchor}>{said}</text>", height + 13.0));
             at += step;
         }
         out.push_str(inside);
@@ -63,31 +65,27 @@ impl Axis {
     }
 
     fn marks(&self, height: f64, story: &Story) -> String {
-        let script = &story.script;
-        let mut marks = Vec::new();
-        // Where many things go wrong by chance no single one is a moment that matters.
-        if let [fault] = &script.faults[..] {
-            marks.push((fault.at_ms, "split", ""));
-            marks.push((fault.until_ms.min(script.duration_ms), "heal", ""));
-        }
-        marks.push((script.duration_ms, "calm", ""));
-        if let Some(after) = story.outcome.equal_after_ms {
-            marks.push((script.duration_ms + after, "equal", " equal"));
-        }
-        if let Some(violation) = &story.outcome.violation {
-            marks.push((violation.at_us / 1_000, "broken", " bad"));
-        }
         let total_ms = (self.total * 1_000.0) as u64;
-        marks.retain(|(at, ..)| *at <= total_ms);
+        let mut marks = story.marks();
+        marks.retain(|mark| mark.at_ms <= total_ms);
+        marks.sort_by_key(|mark| mark.at_ms);
         let mut out = format!("<g transform='translate(0 {ABOVE})'>");
-        let mut free = 0.0;
-        for (at, said, class) in marks {
-            let x = self.x(at);
-            // Names that would lie on each other go side by side.
-            let text = x.max(free);
-            free = text + 6.5 * said.len() as f64 + 6.0;
-            out.push_str(&format!("<line class='mark{class}' x1={x:.1} x2={x:.1} y1=-4 y2={height} />"));
-            out.push_str(&format!("<text x={:.1} y=-6 text-anchor=start>{said}</text>", text.min(RIGHT - 30.0)));
+        // Names that would lie on each other make one.
+        let mut names: Vec<(f64, String)> = Vec::new();
+        for mark in marks {
+            let x = self.x(mark.at_ms);
+            out.push_str(&format!("<line class='mark{}' x1={x:.1} x2={x:.1} y1=-4 y2={height} />", mark.class));
+            match names.last_mut() {
+                Some((before, name)) if x - *before < 6.5 * name.len() as f64 => {
+                    name.push_str(", ");
+                    name.push_str(mark.name);
+                }
+                _ => names.push((x, mark.name.to_owned())),
+            }
+        }
+        for (x, name) in names {
+            let (x, anchor) = if x > RIGHT - 60.0 { (RIGHT, "end") } else { (x, "start") };
+            out.push_str(&format!("<text x={x:.1} y=-6 text-anchor={anchor}>{name}</text>"));
         }
         out.push_str("</g>");
         out
@@ -100,14 +98,35 @@ fn step(total: f64) -> f64 {
     steps.into_iter().find(|s| total / s <= 12.0).unwrap_or((total / 10.0).ceil())
 }
 
+/// How a curve is drawn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Line {
+    /// In one go.
+    Full,
+    /// In dashes.
+    Dashed,
+    /// In dots, so that it shows upon another one.
+    Dotted,
+}
+
+impl Line {
+    fn class(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Dashed => "dashed",
+            Self::Dotted => "dotted",
+        }
+    }
+}
+
 /// A curve on a chart.
 pub(super) struct Curve {
     /// Its name in the legend.
     pub(super) name: String,
     /// Which colour.
     pub(super) colour: usize,
-    /// A broken line.
-    pub(super) broken: bool,
+    /// How it is drawn.
+    pub(super) line: Line,
     /// Second and value; a gap where there is none.
     pub(super) points: Vec<(u64, Option<u64>)>,
 }
@@ -139,7 +158,7 @@ pub(super) fn chart(
         }
     }
     for curve in curves.iter().rev() {
-        let class = if curve.broken { "curve server" } else { "curve" };
+        let class = format!("curve {}", curve.line.class());
         let path = path(axis, &curve.points, top);
         inside.push_str(&format!("<path class='{class}' style='stroke:var(--s{})' d='{path}' />", curve.colour));
     }
@@ -148,9 +167,9 @@ pub(super) fn chart(
         curves.iter().filter(|c| curves.len() <= 12 || c.points.iter().any(|(_, v)| *v > Some(0))).collect();
     out.push_str("<ul class=legend>");
     for curve in said.iter().take(24) {
-        let line = if curve.broken { " class=broken-line" } else { "" };
+        let line = curve.line.class();
         out.push_str(&format!(
-            "<li><i{line} style='--c:var(--s{0});background:var(--s{0})'></i>{1}</li>",
+            "<li><i class={line} style='--c:var(--s{0});background:var(--s{0})'></i>{1}</li>",
             curve.colour,
             escape(&curve.name)
         ));
@@ -193,20 +212,20 @@ fn path(axis: &Axis, points: &[(u64, Option<u64>)], top: u64) -> String {
     out
 }
 
-fn curve(story: &Story, name: String, colour: usize, broken: bool, value: impl Fn(&Row) -> Option<u64>) -> Curve {
+fn curve(story: &Story, name: String, colour: usize, line: Line, value: impl Fn(&Row) -> Option<u64>) -> Curve {
     let points = story.outcome.timeline.iter().map(|row| (row.second, value(row))).collect();
-    Curve { name, colour: colour % COLOURS, broken, points }
+    Curve { name, colour: colour % COLOURS, line, points }
 }
 
 /// Cells in which each node and server differs from what is best known.
 pub(super) fn diverged(story: &Story, axis: &Axis) -> String {
     let script = &story.script;
     let nodes = script.nodes.iter().enumerate().map(|(at, node)| {
-        curve(story, format!("n{}", node.ix), at, false, move |row| row.diverged.get(at).copied().flatten())
+        curve(story, format!("n{}", node.ix), at, Line::Full, move |row| row.diverged.get(at).copied().flatten())
     });
-    let servers = script.servers.iter().enumerate().map(|(at, server)| {
+    let servers = script.servers.iter().enumerate().filter(|(_, server)| !server.hostile).map(|(at, server)| {
         let value = move |row: &Row| row.servers_diverged.get(at).copied().flatten();
-        curve(story, format!("k{} (server)", server.ix), at, true, value)
+        curve(story, format!("k{} (server)", server.ix), at, Line::Dashed, value)
     });
     let curves: Vec<_> = nodes.chain(servers).collect();
     chart(axis, &curves, |n| n.to_string(), |height, inside| axis.drawing(height, story, inside))
@@ -215,8 +234,8 @@ pub(super) fn diverged(story: &Story, axis: &Axis) -> String {
 /// Bytes a second.
 pub(super) fn traffic(story: &Story, axis: &Axis) -> String {
     let curves = [
-        curve(story, "between nodes".to_owned(), 0, false, |row| Some(row.node_bytes)),
-        curve(story, "SIP, between nodes and servers".to_owned(), 1, true, |row| Some(row.sip_bytes)),
+        curve(story, "between nodes".to_owned(), 0, Line::Full, |row| Some(row.node_bytes)),
+        curve(story, "SIP, between nodes and servers".to_owned(), 1, Line::Dashed, |row| Some(row.sip_bytes)),
     ];
     chart(axis, &curves, size, |height, inside| axis.drawing(height, story, inside))
 }

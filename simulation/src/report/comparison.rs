@@ -1,6 +1,6 @@
 //! The page of a comparison: numbers, and a chart of contacts and keys that differ.
 
-use super::charts::{Axis, Curve, chart};
+use super::charts::{Axis, Curve, Line, chart};
 use super::html::{document, escape, seconds, size};
 use crate::compare::{Comparison, Way};
 
@@ -11,10 +11,18 @@ pub fn comparison(found: &Comparison, again: &str) -> String {
     let mut body = format!("<header><h1>{} <span>seed {}</span></h1></header>", escape(&found.scenario), found.seed);
     body.push_str("<p class=note>The same phones and writers at the same servers, the same cuts, three ways.</p>");
     body.push_str("<section><h2>In numbers</h2><div class=scroll><table><thead><tr><th></th>");
-    for title in ["contacts that differ: at the heal", "at the end", "keys that differ: at the heal", "at the end"] {
+    for title in [
+        "contacts differ at the heal",
+        "at the end",
+        "keys differ at the heal",
+        "at the end",
+        "all equal",
+        "SIP messages",
+        "bytes",
+    ] {
         body.push_str(&format!("<th class=number>{title}</th>"));
     }
-    body.push_str("<th class=number>all equal after the heal</th><th class=number>SIP</th></tr></thead><tbody>");
+    body.push_str("</tr></thead><tbody>");
     found.ways.iter().for_each(|way| body.push_str(&row(way)));
     body.push_str("</tbody></table></div></section>");
     for (title, value) in [
@@ -42,16 +50,18 @@ fn row(way: &Way) -> String {
     out.push_str(&of(way.at_end.contacts, way.at_end.contacts_of));
     out.push_str(&of(way.at_heal.keys, way.at_heal.keys_of));
     out.push_str(&of(way.at_end.keys, way.at_end.keys_of));
-    let equal = way.equal_after_ms.map_or("never".to_owned(), seconds);
-    let sip = format!("{} messages, {}", way.traffic.sip_messages, size(way.traffic.sip_bytes));
-    out.push_str(&format!("<td class=number>{equal}</td><td class=number>{sip}</td></tr>"));
+    let equal = way.equal_after_ms.map_or("never".to_owned(), |ms| format!("{} later", seconds(ms)));
+    let (messages, bytes) = (way.traffic.sip_messages, size(way.traffic.sip_bytes));
+    out.push_str(&format!(
+        "<td class=number>{equal}</td><td class=number>{messages}</td><td class=number>{bytes}</td></tr>"
+    ));
     out
 }
 
 fn curve(way: &Way, at: usize, value: fn(&crate::compare::Differing) -> u64) -> Curve {
     let points = way.seconds.iter().zip(1..).map(|(differing, second)| (second, Some(value(differing)))).collect();
-    // Ours is the full line.
-    Curve { name: way.title.to_owned(), colour: [1, 3, 0][at % 3], broken: at < 2, points }
+    let (colour, line) = [(1, Line::Dashed), (3, Line::Dotted), (0, Line::Full)][at % 3];
+    Curve { name: way.title.to_owned(), colour, line, points }
 }
 
 fn drawing(axis: &Axis, height: f64, found: &Comparison, inside: &str) -> String {

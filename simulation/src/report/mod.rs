@@ -16,7 +16,6 @@ use serde_json::json;
 
 use self::charts::Axis;
 use self::html::{escape, seconds, size};
-use crate::Outcome;
 
 /// The page of a run. `again` is the line that does it again.
 pub fn page(story: &Story, again: &str) -> String {
@@ -61,7 +60,13 @@ fn head(story: &Story) -> String {
     }
     out.push_str("</header><div class=cards>");
     let mut card = |number: String, what: &str| out.push_str(&format!("<div><b>{number}</b><span>{what}</span></div>"));
-    card(equal(outcome), "until all were equal, after the last fault");
+    let (since, equal) = story.equality();
+    let after = if since == script.duration_ms {
+        "until all were equal, after load and faults"
+    } else {
+        "from the heal until all were equal"
+    };
+    card(equal.map_or("never".to_owned(), |at| seconds(at - since)), after);
     card(format!("{} / {}", script.nodes.len(), script.servers.len()), "nodes / servers");
     card(format!("{} / {}", script.phones.len(), script.writers.len()), "phones / writers");
     card(script.faults.len().to_string(), "faults");
@@ -69,10 +74,6 @@ fn head(story: &Story) -> String {
     card(outcome.traffic.sip_messages.to_string(), "SIP messages between nodes and servers");
     out.push_str("</div>");
     out
-}
-
-fn equal(outcome: &Outcome) -> String {
-    outcome.equal_after_ms.map_or("never".to_owned(), seconds)
 }
 
 #[cfg(test)]

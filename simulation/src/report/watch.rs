@@ -49,7 +49,53 @@ pub enum Shown {
     This(String),
 }
 
+/// A moment that matters.
+pub(super) struct Mark {
+    /// When.
+    pub(super) at_ms: u64,
+    /// Its name.
+    pub(super) name: &'static str,
+    /// How its line looks; with a space before it.
+    pub(super) class: &'static str,
+}
+
 impl Story {
+    /// The one fault of the run, if there is only one and it ends before load does.
+    fn split(&self) -> Option<(u64, u64)> {
+        match &self.script.faults[..] {
+            [fault] if fault.until_ms + 1_000 < self.script.duration_ms => Some((fault.at_ms, fault.until_ms)),
+            _ => None,
+        }
+    }
+
+    /// After which moment everybody was equal, when that was, and what it was, milliseconds: the heal of a single
+    /// split, else the end of load and faults.
+    pub(super) fn equality(&self) -> (u64, Option<u64>) {
+        let calm = self.script.duration_ms;
+        let Some((_, heal)) = self.split() else {
+            return (calm, self.outcome.equal_after_ms.map(|after| calm + after));
+        };
+        let hostile = |at: usize| self.script.servers.get(at).is_some_and(|s| s.hostile);
+        let mut later = self.outcome.timeline.iter().filter(|row| row.second * 1_000 > heal);
+        let equal = later.find(|row| {
+            let servers = row.servers_diverged.iter().enumerate().filter(|(at, _)| !hostile(*at)).map(|(_, n)| n);
+            row.diverged.iter().chain(servers).flatten().all(|differ| *differ == 0)
+        });
+        (heal, equal.map(|row| row.second * 1_000))
+    }
+
+    /// The moments that matter.
+    pub(super) fn marks(&self) -> Vec<Mark> {
+        let mark = |at_ms, name, class| Mark { at_ms, name, class };
+        let mut marks = vec![mark(self.script.duration_ms, "calm", "")];
+        if let Some((split, heal)) = self.split() {
+            marks.extend([mark(split, "split", ""), mark(heal, "heal", "")]);
+        }
+        marks.extend(self.equality().1.map(|at| mark(at, "equal", " equal")));
+        marks.extend(self.outcome.violation.as_ref().map(|v| mark(v.at_us / 1_000, "broken", " bad")));
+        marks
+    }
+
     /// How many seconds the run had, as far as it went.
     pub(super) fn seconds(&self) -> u64 {
         let planned = self.script.duration_ms / 1_000;
@@ -116,6 +162,8 @@ fn sums(node: &Node, world: &World) -> BTreeMap<String, u64> {
     for (_, cell) in node.replica().scan(None, usize::MAX).filter(|(_, cell)| cell.is_live(wall)) {
         let key = String::from_utf8_lossy(cell.key);
         let name = match htable::name(cell.table) {
+            // Counters change too often to be looked at.
+            Some(table) if world.script.htables.get(table).is_some_and(|spec| spec.counter) => continue,
             Some(table) => format!("{table}/{key}"),
             None if cell.table == TABLE && location::parse_member(cell.member) == Member::Device => key.into_owned(),
             None => continue,

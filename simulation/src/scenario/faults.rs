@@ -154,6 +154,9 @@ impl Plan {
     /// How long one lasts, milliseconds.
     fn draw_ms(&self, rng: &mut ChaCha8Rng) -> u64 {
         let (min, max) = self.lasts();
+        if min == max {
+            return ms(min).max(1);
+        }
         let (low, high) = (min.max(0.001).ln(), max.max(0.001).ln());
         ms((low + (high - low) * rng.random::<f64>()).exp()).max(1)
     }

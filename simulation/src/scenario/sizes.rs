@@ -226,7 +226,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     let month = 31.0 * 86_400.0;
     let ranges = [
         ("secs", scenario.secs, 1.0, month),
-        ("settle_secs", scenario.settle_secs, 1.0, month),
+        ("settle_secs", scenario.settle_secs, 0.01, month),
         ("nodes.count", f64::from(nodes.count), 1.0, 200.0),
         ("nodes.sites", f64::from(nodes.sites), 1.0, f64::from(nodes.count)),
         ("nodes.late", f64::from(nodes.late), 0.0, f64::from(nodes.count) - 1.0),

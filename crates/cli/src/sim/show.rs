@@ -38,7 +38,7 @@ pub(super) fn log_line(line: &LogLine) -> String {
 pub(super) fn outcome(outcome: &Outcome) -> String {
     let mut out = match (&outcome.violation, outcome.equal_after_ms) {
         (Some(v), _) => format!("BROKEN at {}: {}\n  {}\n", seconds(v.at_us), v.property, plain(&v.what)),
-        (None, Some(ms)) => format!("held; all equal {} after the last fault\n", seconds(ms * 1_000)),
+        (None, Some(ms)) => format!("held; all equal {} after the end of load and faults\n", seconds(ms * 1_000)),
         (None, None) => "held\n".to_owned(),
     };
     let traffic = &outcome.traffic;

@@ -88,7 +88,7 @@ fn tell(args: &Sweep, plan: &Plan, summary: &Summary, took: Duration) -> output:
     }
     let secs = took.as_secs_f64();
     out.push_str(&format!(
-        "{} runs ({} of them twice), {} broke a promise; all equal at most {} after the last fault; {secs:.0} s, {:.2} runs/s\n",
+        "{} runs ({} of them twice), {} broke a promise; all equal at most {} after the end of load and faults; {secs:.0} s, {:.2} runs/s\n",
         summary.runs,
         summary.twice,
         summary.violated,

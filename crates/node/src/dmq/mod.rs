@@ -394,19 +394,22 @@ impl Dmq {
         }
     }
 
-    /// Renews what is held as a lease: contacts that outlive a cell's longest life.
+    /// Renews what is held as a lease: contacts that outlive a cell's longest life. A slice of the cells is looked at each
+    /// second, so large that all have had their turn within an eighth of that life.
     fn renew_leases(&mut self, cx: &mut Cx<'_>) {
         const EVERY_MS: u64 = 1_000;
-        const SLICE: usize = 2_000;
+        const LEAST: usize = 64;
         if cx.now.mono < self.lease_at {
             return;
         }
         self.lease_at = cx.now.mono.plus_ms(EVERY_MS);
         let now_s = cx.now.wall.0 / 1_000;
         let half = u64::from(cx.config.location_max_ttl_s) / 2;
+        let turns = usize::try_from(half / 4).unwrap_or(usize::MAX).max(1);
+        let slice = cx.replica.slots_len().div_ceil(turns).max(LEAST);
         let mut due = Vec::new();
         let mut last = None;
-        for (slot, cell) in cx.replica.scan(self.lease_cursor, SLICE) {
+        for (slot, cell) in cx.replica.scan(self.lease_cursor, slice) {
             last = Some(slot);
             let ends = cell.deadline.unwrap_or(u64::MAX);
             if cell.table != location::TABLE || !cell.is_live(cx.now.wall) || ends > now_s + half {
