@@ -226,9 +226,13 @@ pub(crate) fn key_of(change: &Change, cx: &Cx<'_>) -> Option<Key> {
     is_counter(cx.config, name).then(|| (cell.table.to_owned(), cell.key.to_vec()))
 }
 
+/// A value or a stamp of a counter beyond this is none: Kamailio counts in 32 bits. Sums and differences of two stay far from
+/// the limits of 64.
+const VALUE_MAX: i64 = 1 << 60;
+
 /// The sum of a counter; `None` if it does not exist.
 pub(crate) fn value(replica: &Replica, (table, key): (&str, &[u8]), now: Wall) -> Option<i64> {
-    counter::value(replica, table, key, now)
+    counter::value(replica, table, key, now).map(|sum| sum.clamp(-VALUE_MAX, VALUE_MAX))
 }
 
 /// What of a value is counted already, of a server of which nothing was known about this key.
@@ -256,6 +260,10 @@ pub(crate) fn set_by_server(
         cx.stats.dmq_rows_refused += 1;
         return;
     };
+    if said.unsigned_abs() > VALUE_MAX as u64 || stamp.is_some_and(|stamp| stamp > VALUE_MAX as u64) {
+        cx.stats.dmq_rows_refused += 1;
+        return;
+    }
     if stamp.is_none() {
         peer.counters.is_stampless();
     }

@@ -346,7 +346,7 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
         && restarts
         && cell.expire > u64::from(seconds)
     {
-        let written = (cell.expire - u64::from(seconds)) * 1_000;
+        let written = (cell.expire - u64::from(seconds)).saturating_mul(1_000);
         let last_agreement = peer.figures.last_sync.unwrap_or(0) * 1_000;
         return StampRule::At(Wall(written.clamp(last_agreement.min(cx.now.wall.0), cx.now.wall.0)));
     }

@@ -253,6 +253,29 @@ fn a_table_that_a_server_lacks_is_not_told_for_ever() {
 }
 
 #[test]
+fn numbers_that_no_counter_has_are_refused_and_break_nothing() {
+    let mut world = World::new(config());
+    let all = servers(&mut world, &[Generation::V5, Generation::V6]);
+    for server in all {
+        inc(&mut world, server, "c");
+        for value in [i64::MIN, i64::MAX, i64::MIN + 1, 1 << 61] {
+            for stamp in ["", r#","last_modified":18446744073709551615"#, r#","last_modified":9223372036854775807"#] {
+                let body =
+                    format!(r#"{{"action":2,"htname":"calls","cname":"c","type":0,"intval":{value},"mode":1{stamp}}}"#);
+                world.server(server).request("htable", body.into_bytes(), 1, "sip");
+                let dump = format!(
+                    r#"{{"cells":[{{"htname":"exp","cname":"k","type":0,"intval":1,"expire":18446744073709551615}},
+                    {{"htname":"calls","cname":"c","type":0,"intval":{value},"expire":0{stamp}}}]}}"#
+                );
+                world.server(server).request("htable", dump.into_bytes(), 1, "dmq");
+                world.run_ms(200);
+            }
+        }
+    }
+    everywhere(&mut world, "c", 2);
+}
+
+#[test]
 fn what_a_server_counts_while_its_node_is_down_counts_once_after_the_restart() {
     for generation in [Generation::V5, Generation::V6] {
         for lost in [false, true] {
