@@ -61,8 +61,12 @@ impl Quiet {
         let silence = now.ms_since(self.heard);
         self.heard = now;
         let base = match self.telling {
-            // Counted from the old base or from the sum under way: the smaller positive step.
-            Some(sum) if said > sum && (said - sum < said - self.base || said <= self.base) => {
+            // Counted from the old base or from the sum under way: the smaller positive step. A dump may also show the sum
+            // itself, before its answer comes.
+            Some(sum)
+                if (said > sum || said == sum && source == Source::Dump)
+                    && (said - sum < said - self.base || said <= self.base) =>
+            {
                 self.taken = true;
                 self.telling = Some(said);
                 sum
