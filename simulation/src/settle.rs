@@ -97,6 +97,7 @@ impl World {
     pub(crate) fn calm(&mut self) {
         self.phase = Phase::Calm;
         self.end_all_faults();
+        self.servers.iter_mut().filter_map(|host| host.process.as_mut()).for_each(Kamailio::calm);
         if self.options.log {
             self.line("world".to_owned(), "load and faults are over".to_owned());
         }
