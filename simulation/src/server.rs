@@ -14,7 +14,7 @@ use crate::queue::{At, Event};
 use crate::rng::{Rng, Stream};
 use crate::script::{ServerIx, ServerSpec};
 use crate::step::Arrival;
-use crate::world::World;
+use crate::world::{Phase, World};
 
 /// So many datagrams wait for a server that does not read.
 const BUFFER: usize = 4_000;
@@ -24,6 +24,9 @@ const REVIVE_MS: u64 = 5_000;
 
 /// Bytes that UDP and IP add to a datagram.
 const OVERHEAD: usize = 28;
+
+/// So many bytes of a body are in the log.
+const LINE: usize = 300;
 
 /// A server's host.
 pub(crate) struct ServerHost {
@@ -88,7 +91,11 @@ impl World {
         let peers: Vec<SocketAddr> = nodes.chain(host.spec.peers.iter().map(|&ix| server_addr(ix))).collect();
         let seed = Rng::stream(seed, Stream::Server, u64::from(host.spec.ix)).next();
         let tables = &self.script.htables;
-        host.process = Some(Kamailio::start(&host.spec, host.addr, &peers, tables, host.lives, seed, now));
+        let mut process = Kamailio::start(&host.spec, host.addr, &peers, tables, host.lives, seed, now);
+        if self.phase != Phase::Going {
+            process.calm();
+        }
+        host.process = Some(process);
         let restarted = host.lives > 1;
         self.note(at, || "starts, empty".to_owned());
         if restarted {
@@ -122,6 +129,9 @@ impl World {
             return self.saw(Sometimes::DatagramLost);
         }
         let source = self.sip_of(from);
+        if self.options.log {
+            self.note_sip(from, to, &bytes);
+        }
         if self.is_node(to) {
             let hostile = !self.is_node(from) && self.server(from).spec.hostile;
             return self.arrive(to, Arrival::Sip { from: source, bytes, hostile });
@@ -138,6 +148,26 @@ impl World {
         }
         process.receive(source, &bytes, now);
         self.server_sends(to);
+    }
+
+    /// Keeps a line about a SIP message that arrives: what it says, or how it is refused.
+    fn note_sip(&mut self, from: At, to: At, bytes: &Bytes) {
+        let Ok(message) = sip::parse(bytes) else { return };
+        let sender = match self.nodes.get(usize::from(from)) {
+            Some(node) => node.name.clone(),
+            None => format!("k{}", self.server(from).spec.ix),
+        };
+        match message.code() {
+            Some(200) => {}
+            Some(code) => self.note(to, || format!("<- {sender}: {code}")),
+            None => {
+                let channel = message.uri().and_then(|uri| uri.split(|b| matches!(b, b':' | b'@')).nth(1));
+                let channel = String::from_utf8_lossy(channel.unwrap_or_default()).into_owned();
+                let body = String::from_utf8_lossy(&message.body[..message.body.len().min(LINE)]).into_owned();
+                let len = message.body.len();
+                self.note(to, || format!("<- {sender}: {channel} ({len} bytes) {}", body.trim_end()));
+            }
+        }
     }
 
     /// A host sends a SIP datagram. Addresses that no host has swallow it.

@@ -48,8 +48,8 @@ impl Shown {
         add(&mut self.entries, HASH.hash_one((table, key, value)));
     }
 
-    /// What a node shows.
-    fn of_node(replica: &Replica, now: Wall, counts: impl Fn(&str) -> bool) -> Self {
+    /// What a node shows of what a server can have. `counts` says whether a table counts, if servers have it at all.
+    fn of_node(replica: &Replica, now: Wall, counts: impl Fn(&str) -> Option<bool>) -> Self {
         let mut shown = Self::default();
         let mut counted = HashSet::with_hasher(HASH);
         for (_, cell) in replica.scan(None, usize::MAX).filter(|(_, cell)| cell.is_live(now)) {
@@ -59,8 +59,8 @@ impl Shown {
                 if let Some(contact) = device.then(|| Contact::decode(body, cell.member).ok()).flatten() {
                     shown.contact(cell.key, &contact.uri);
                 }
-            } else if let Some(name) = htable::name(cell.table) {
-                if !counts(name) {
+            } else if let Some((name, counts)) = htable::name(cell.table).and_then(|name| Some((name, counts(name)?))) {
+                if !counts {
                     if let Ok(value) = htable::Value::decode(body) {
                         shown.entry(name, cell.key, &value);
                     }
@@ -97,6 +97,7 @@ impl World {
     pub(crate) fn calm(&mut self) {
         self.phase = Phase::Calm;
         self.end_all_faults();
+        self.servers.iter_mut().filter_map(|host| host.process.as_mut()).for_each(Kamailio::calm);
         if self.options.log {
             self.line("world".to_owned(), "load and faults are over".to_owned());
         }
@@ -210,7 +211,7 @@ impl World {
 
     fn shown_by(&self, at: At) -> Shown {
         let host = &self.nodes[usize::from(at)];
-        let counts = |table: &str| self.script.htables.get(table).is_some_and(|spec| spec.counter);
+        let counts = |table: &str| self.script.htables.get(table).map(|spec| spec.counter);
         host.node
             .as_ref()
             .map_or_else(Shown::default, |node| Shown::of_node(node.replica(), host.clock.wall(self.now), counts))

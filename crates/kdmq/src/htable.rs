@@ -5,7 +5,8 @@
 //! # What is lenient
 //!
 //! As on [`usrloc`](crate::usrloc): order, duplicates, unknown members, `cells` in any position. The
-//! `type` decides between `strval` and `intval`; without it, whichever is there.
+//! `type` decides between `strval` and `intval`; without it, whichever is there. An integer beyond 32 bit is
+//! refused: no server has one, and none could be told of it.
 //!
 //! # What is strict
 //!

@@ -80,12 +80,24 @@ impl Hostile {
     pub(super) fn wakeup(&self) -> Mono {
         self.next
     }
+
+    fn is_calm(&self) -> bool {
+        self.next == Mono(u64::MAX)
+    }
 }
 
 impl Kamailio {
+    /// Load and faults are over: a hostile server molests nobody any more and answers everything, so that what it has done
+    /// can settle. Others go on as they were.
+    pub fn calm(&mut self) {
+        if let Some(hostile) = &mut self.hostile {
+            hostile.next = Mono(u64::MAX);
+        }
+    }
+
     /// Whether it lets a request go by as if it had never come.
     pub(super) fn ignores_it(&mut self) -> bool {
-        self.hostile.is_some() && self.rng.permille(SILENT_PERMILLE)
+        self.hostile.as_ref().is_some_and(|hostile| !hostile.is_calm()) && self.rng.permille(SILENT_PERMILLE)
     }
 
     /// Whether what it is told is lost on it.

@@ -103,8 +103,13 @@ impl<'a> Element<'a> {
                 self.mode = number;
                 return;
             }
-            (b"intval", Some(number)) => {
+            (b"intval", Some(number)) if i32::try_from(number).is_ok() => {
                 self.int = Some(number);
+                return;
+            }
+            // No server has such an integer, and none could ever be told of it.
+            (b"intval", Some(_)) => {
+                self.problem.get_or_insert(DecodeError::OutOfRange { channel: CHANNEL, field: "intval" });
                 return;
             }
             (b"expire", Some(number)) => {

@@ -79,6 +79,9 @@ fn every_error_has_the_status_of_a_server() {
         (r#"{"action":2,"htname":"t","cname":"k","type":2,"intval":1}"#, 400),
         (r#"{"action":2,"htname":"t","cname":"k","type":2,"strval":7}"#, 400),
         (r#"{"action":2,"htname":"t","cname":"k","type":0,"intval":"7"}"#, 400),
+        // Integers of servers have 32 bit.
+        (r#"{"action":2,"htname":"t","cname":"k","type":0,"intval":2147483648}"#, 400),
+        (r#"{"action":2,"htname":"t","cname":"k","type":0,"intval":-1e300}"#, 400),
         (r#"{"action":3,"htname":"t","cname":"k"}"#, 400),
         (r#"{"action":5,"htname":"t"}"#, 400),
         (r#"{"action":2,"htname":"t","cname":"","intval":1}"#, 200),
