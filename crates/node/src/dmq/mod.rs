@@ -35,6 +35,7 @@ use std::collections::BTreeMap;
 
 use crdt::planted::{self, Bug};
 use crdt::{Cause, Change, NodeId, Wall, counter};
+use kdmq::Generation;
 use kdmq::life::CallIdCounter as Mark;
 use tables::location;
 
@@ -242,6 +243,7 @@ impl Dmq {
                 && counter.as_ref().is_some_and(|(t, k)| counters::value(cx.replica, (t, k), cx.now.wall).is_none());
             // Whom the sender tells its updates itself.
             let sender = self.by_tag.get(&change.via).copied();
+            let stamps = sender.and_then(|id| self.peers.get(&id)).is_some_and(|p| p.generation == Generation::V6);
             let told = sender.and_then(|id| Some((id, self.lend_lists(id)?)));
             for peer in self.peers.values_mut() {
                 match change.cause {
@@ -265,8 +267,11 @@ impl Dmq {
                     _ => {
                         requests::keep_ruid(peer, change, cx);
                         peer.hasten_contest(change.slot, cx.now.mono);
-                        let direct =
-                            told.as_ref().is_some_and(|(id, lists)| *id != peer.id && lists.contains(&peer.uri));
+                        // A 5.6 refuses the stamped entries of a 6 (docs/kdmq.md 7.6).
+                        let understood =
+                            !stamps || peer.generation == Generation::V6 || is_contact(change.slot, cx.replica);
+                        let direct = understood
+                            && told.as_ref().is_some_and(|(id, lists)| *id != peer.id && lists.contains(&peer.uri));
                         if peer.owned && !(direct && requests::presume(peer, change, cx)) {
                             peer.hold_removal(change.slot, cx.replica);
                             peer.feed.enqueue(change.slot);
@@ -444,6 +449,11 @@ impl Peer {
         let unproven = mode == DmqMode::Bridge && self.book.unproven() > 0 && self.feed.is_idle();
         unproven.then(|| self.pull.may_verify_at(self.feed.answered_at(), self.dump_messages())).flatten()
     }
+}
+
+/// Whether the cell is one of the registrations.
+fn is_contact(slot: crdt::Slot, replica: &crdt::Replica) -> bool {
+    replica.cell(slot).is_some_and(|cell| cell.table == location::TABLE)
 }
 
 /// Asks a server for everything.

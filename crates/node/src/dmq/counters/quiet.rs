@@ -36,7 +36,7 @@ pub(super) struct Quiet {
     telling: Option<i64>,
     /// Whether the server has counted on from what is being told.
     taken: bool,
-    /// A sum that an earlier process of ours was telling when it ended: the server has it, or the base.
+    /// A sum that had no answer, or that an earlier process of ours was telling when it ended: the server has it, or the base.
     perhaps: Option<i64>,
 }
 
@@ -100,11 +100,11 @@ impl Quiet {
 
     /// The sum was answered with 200 (`stored`), or not.
     pub(super) fn ended(&mut self, stored: bool) {
-        if let Some(sum) = self.telling.take()
-            && stored
-            && !self.taken
-        {
-            self.base = sum;
+        match self.telling.take() {
+            Some(_) if self.taken => {}
+            Some(sum) if stored => self.base = sum,
+            // Only the answer may have been lost.
+            sum => self.perhaps = sum,
         }
     }
 
