@@ -23,9 +23,15 @@ impl World {
         self.apply(index, &fault.kind);
         if fault.until_ms <= fault.at_ms {
             self.fault_ends(index);
-        } else {
+        } else if !self.is_for_good(index) {
             self.queue.post(Mono(0).plus_ms(fault.until_ms), Event::FaultOver(index));
         }
+    }
+
+    /// Whether it is a process that never comes back.
+    fn is_for_good(&self, index: u32) -> bool {
+        let fault = &self.script.faults[index as usize];
+        matches!(fault.kind, FaultKind::Kill { .. }) && fault.until_ms > self.script.duration_ms
     }
 
     /// A fault of the script is over, if it goes on.
@@ -42,12 +48,9 @@ impl World {
 
     /// Ends all faults but a process that never comes back.
     pub(crate) fn end_all_faults(&mut self) {
-        let end = self.script.duration_ms;
-        for index in 0..self.active.len() {
-            let fault = &self.script.faults[index];
-            let for_good = matches!(fault.kind, FaultKind::Kill { .. }) && fault.until_ms > end;
-            if !for_good {
-                self.fault_ends(index as u32);
+        for index in 0..self.active.len() as u32 {
+            if !self.is_for_good(index) {
+                self.fault_ends(index);
             }
         }
     }

@@ -32,8 +32,21 @@ pub(crate) struct Life {
     before: Option<Mark>,
     /// Processes that have sent live updates: SIP workers.
     live: BTreeSet<u32>,
-    /// Processes that have sent dump messages: DMQ workers.
-    dumping: BTreeSet<u32>,
+    /// Processes that have sent dump messages: DMQ workers. Whether that is known, or a guess because a dump was open.
+    dumping: BTreeMap<u32, bool>,
+}
+
+/// What dump a data message may belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dump {
+    /// Only dumps have such messages.
+    Sure,
+    /// One is open.
+    Open,
+    /// None is open, but what one lost on the way may still come.
+    Late,
+    /// None.
+    No,
 }
 
 impl Life {
@@ -69,32 +82,35 @@ impl Life {
         self.base.map_or(0, |b| (b.counter >> 32).max(1))
     }
 
-    /// Whether a data message that came while a dump is open belongs to the dump. Dumps come from
-    /// DMQ workers, live updates from SIP workers; an unknown process counts as dumping, because a
-    /// snapshot taken for a live write would beat newer writes, while a live write taken for a
-    /// snapshot only gets a coarser time.
-    pub(crate) fn is_dump(&mut self, mark: Option<Mark>, dump_open: bool) -> bool {
-        let Some(mark) = mark else { return dump_open };
-        if self.live.contains(&mark.pid) {
+    /// Whether a data message belongs to a dump. Dumps come from DMQ workers, live updates from SIP workers; an unknown
+    /// process counts as dumping while a dump is open, because a snapshot taken for a live write would beat newer writes,
+    /// while a live write taken for a snapshot only gets a coarser time. That is a guess, and one that speaks when nothing
+    /// of a dump can be on its way any more was a SIP worker all along.
+    pub(crate) fn is_dump(&mut self, mark: Option<Mark>, dump: Dump) -> bool {
+        let Some(Mark { pid, .. }) = mark else { return matches!(dump, Dump::Sure | Dump::Open) };
+        if self.live.contains(&pid) {
             return false;
         }
-        if self.dumping.contains(&mark.pid) {
-            return true;
+        match (self.dumping.get(&pid), dump) {
+            (_, Dump::Sure) => drop(self.dumping.insert(pid, true)),
+            (Some(true), _) | (Some(false), Dump::Open | Dump::Late) => {}
+            (None, Dump::Open) => drop(self.dumping.insert(pid, false)),
+            (None, Dump::Late) | (_, Dump::No) => {
+                self.dumping.remove(&pid);
+                self.live.insert(pid);
+                return false;
+            }
         }
-        if dump_open {
-            self.dumping.insert(mark.pid);
-        } else {
-            self.live.insert(mark.pid);
-        }
-        dump_open
+        true
     }
 
-    /// A removal is never part of a dump: its sender is a SIP worker.
+    /// The message is never part of a dump: its sender is a SIP worker, whatever was guessed.
     pub(crate) fn is_live(&mut self, mark: Option<Mark>) {
-        if let Some(mark) = mark
-            && !self.dumping.contains(&mark.pid)
+        if let Some(Mark { pid, .. }) = mark
+            && self.dumping.get(&pid) != Some(&true)
         {
-            self.live.insert(mark.pid);
+            self.dumping.remove(&pid);
+            self.live.insert(pid);
         }
     }
 }
@@ -165,10 +181,24 @@ mod tests {
     #[test]
     fn an_unknown_process_counts_as_dumping_only_while_a_dump_is_open() {
         let mut life = Life::default();
-        assert!(!life.is_dump(mark(1, 1), false));
-        assert!(life.is_dump(mark(1, 2), true));
-        assert!(!life.is_dump(mark(2, 1), true), "a known SIP worker stays live");
-        assert!(life.is_dump(mark(2, 2), false), "a latecomer of a dump stays a snapshot");
+        assert!(!life.is_dump(mark(1, 1), Dump::No));
+        assert!(life.is_dump(mark(1, 2), Dump::Open));
+        assert!(!life.is_dump(mark(2, 1), Dump::Open), "a known SIP worker stays live");
+        assert!(life.is_dump(mark(2, 2), Dump::Late), "a latecomer of a dump stays a snapshot");
+    }
+
+    #[test]
+    fn a_process_that_was_guessed_to_dump_is_known_by_what_it_says_later() {
+        let mut life = Life::default();
+        assert!(life.is_dump(mark(1, 1), Dump::Open));
+        assert!(!life.is_dump(mark(2, 1), Dump::No), "nothing of a dump can be on its way");
+        assert!(!life.is_dump(mark(3, 1), Dump::Open));
+        assert!(life.is_dump(mark(1, 2), Dump::Open));
+        life.is_live(mark(2, 2));
+        assert!(!life.is_dump(mark(3, 2), Dump::Open), "it has sent what no dump has");
+        assert!(life.is_dump(mark(1, 3), Dump::Sure));
+        life.is_live(mark(2, 3));
+        assert!(life.is_dump(mark(3, 3), Dump::No), "it was seen to dump");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tables::{htable, location};
 use super::DataChannel;
 use super::book::{Proof, Version};
 use super::facts::{Expiry, Facts};
-use super::life::Arrived;
+use super::life::{Arrived, Dump};
 use super::peer::Peer;
 use crate::cx::Cx;
 use crate::io::{Level, Mono};
@@ -34,6 +34,9 @@ const GAP_MS: u64 = 9_000;
 
 /// Complete silence after a question, before it is asked again.
 const SILENCE_MS: u64 = 6_000;
+
+/// After this nothing of a dump can be on its way any more, milliseconds: its sender has given up repeating it.
+const LATE_MS: u64 = 40_000;
 
 /// Questions asked in one pull and channel.
 const TRIES: u32 = 3;
@@ -65,6 +68,8 @@ pub(crate) struct Pull {
     entries_wanted: bool,
     /// Absences found by the pull before, waiting for confirmation.
     suspected: usize,
+    /// When a message of one came last, or could have.
+    last: Option<Mono>,
     /// When the last one ended, how long it took and how many messages it cost the server.
     ended: Option<Mono>,
     took_ms: u64,
@@ -146,7 +151,16 @@ impl Pull {
 
     /// Breaks off; what has arrived stays.
     pub(crate) fn stop(&mut self) {
-        self.stage = None;
+        self.last = self.stage.take().map(|stage| stage.last).or(self.last);
+    }
+
+    /// What dump a message that comes now may belong to.
+    pub(crate) fn dump(&self, now: Mono) -> Dump {
+        match self.last {
+            _ if self.is_open() => Dump::Open,
+            Some(last) if now.ms_since(last) < LATE_MS => Dump::Late,
+            _ => Dump::No,
+        }
     }
 
     /// The server sent a request of its present life.
@@ -215,6 +229,7 @@ impl Pull {
         self.stage = None;
         self.finished = true;
         self.ended = Some(now);
+        self.last = Some(now);
         self.took_ms = now.ms_since(self.begun);
         Next::Conclude
     }

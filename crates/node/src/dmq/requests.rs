@@ -10,7 +10,7 @@ use tables::location::{self, Member};
 
 use super::book::{Note, Proof, Ruid, fingerprint};
 use super::facts::{Expiry, Facts};
-use super::life::Sign;
+use super::life::{Dump, Sign};
 use super::owner::HeldMessage;
 use super::peer::{Address, Peer, PeerId};
 use super::{DataChannel, Dmq, How, Sender, htable_in, mark, usrloc_in};
@@ -131,9 +131,9 @@ impl Dmq {
         }
         peer.batch = peer.batch.max(batch.actions.len());
         // Only dumps have several actions in one message.
-        let snapshot = batch.actions.len() > 1 && peer.life.is_dump(mark, true);
+        let snapshot = batch.actions.len() > 1 && peer.life.is_dump(mark, Dump::Sure);
         let updates = batch.actions.iter().any(|a| matches!(a, usrloc::Action::Update(_)));
-        let dump = updates && (snapshot || peer.life.is_dump(mark, peer.pull.is_open()));
+        let dump = updates && (snapshot || peer.life.is_dump(mark, peer.pull.dump(cx.now.mono)));
         if dump {
             peer.pull.arrived(mark, cx.now.mono);
         }
@@ -170,7 +170,7 @@ impl Dmq {
         }
         match &action {
             htable::Action::Cells(cells) => {
-                peer.life.is_dump(mark, true);
+                peer.life.is_dump(mark, Dump::Sure);
                 peer.pull.arrived(mark, cx.now.mono);
                 cx.stats.dmq_rows_refused += u64::from(cells.skipped);
                 for cell in &cells.cells {

@@ -41,7 +41,7 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
     let mut above = None;
     if let Some(held) = held(cx.replica, cx.now.wall, &row.aor, &member) {
-        if how == How::Dump && peer.live_lately.contains(held.slot) {
+        if how == How::Dump && peer.live_lately.contains(held.slot) && !is_later(&held, contact) {
             return;
         }
         match judge(peer, &held, contact, how) {
@@ -67,6 +67,16 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         Some(Outcome::Lost(slot)) => correct(peer, slot, &contact.ruid, cx),
         None => {}
     }
+}
+
+/// Whether what a dump shows was certainly written after the held version, which something live was said about: by SIP's
+/// order, or by the server's own seconds. It is then no older snapshot, and perhaps no dump's at all.
+fn is_later(held: &Held<'_>, new: &Contact<'_>) -> bool {
+    held.contact.as_ref().is_some_and(|contact| match location::compare_events(contact, new) {
+        Event::Newer => true,
+        Event::Unordered => new.last_modified > contact.last_modified,
+        Event::Same | Event::Stale => false,
+    })
 }
 
 enum Verdict {
