@@ -22,7 +22,7 @@
 use crate::cell::CellRef;
 use crate::change::{Outcome, StampRule, Write, WriteError};
 use crate::hlc::Stamp;
-use crate::ids::Wall;
+use crate::ids::{Origin, Wall};
 use crate::order::{Order, Rank};
 use crate::planted::{self, Bug};
 use crate::replica::Replica;
@@ -102,6 +102,14 @@ pub fn value(replica: &Replica, table: &str, key: &[u8], now: Wall) -> Option<i6
     let counted = held.iter().filter(|h| h.order.rank == epoch).filter_map(|h| h.live).filter(|c| !c.deleted);
     let sum = counted.map(|c| i128::from(c.plus) - i128::from(c.minus)).reduce(|a, b| a + b)?;
     Some(sum.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64)
+}
+
+/// The sequence of what a process lifetime last wrote of a counter, as far as it is held; 0 = nothing. Whoever notes it beside
+/// something that depends on its own contribution, on a disk that may lose its end, can tell whether the two still agree.
+pub fn last_write(replica: &Replica, table: &str, key: &[u8], origin: Origin) -> u64 {
+    let of_origin =
+        |(_, cell): (Slot, CellRef<'_>)| cell.member.starts_with(&origin.0.to_be_bytes()).then_some(cell.order.dot.seq);
+    replica.members(table, key).filter_map(of_origin).max().unwrap_or(0)
 }
 
 /// Adds to a counter, starting from 0 if there is none; gives its value here. `deadline` (unix seconds) is that of our

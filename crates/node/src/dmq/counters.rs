@@ -12,7 +12,7 @@ mod stamped;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crdt::{Change, Replica, Wall, counter};
+use crdt::{Change, Origin, Replica, Wall, counter};
 use kdmq::Generation;
 use serde::{Deserialize, Serialize};
 use tables::htable::{self, Value};
@@ -40,6 +40,8 @@ pub(crate) struct Counters {
     stampless: bool,
     /// Keys of which something else is known than what is on disk.
     unsaved: BTreeSet<Key>,
+    /// What the disk had, until [`Counters::verify`].
+    restored: BTreeMap<Key, Saved>,
 }
 
 /// What goes to disk of a counter: with it a process that restarts counts what the server counted meanwhile, and nothing twice.
@@ -51,6 +53,9 @@ pub(crate) struct Saved {
     stamp: Option<u64>,
     /// The sum that was under way.
     telling: Option<i64>,
+    /// The process that says so, and the sequence of its last write of this counter.
+    origin: u64,
+    own: u64,
 }
 
 #[derive(Debug)]
@@ -84,19 +89,35 @@ impl Counters {
     }
 
     /// What has changed since the last call, for the disk; `None` deletes.
-    pub(crate) fn take_unsaved(&mut self) -> Vec<(Key, Option<Saved>)> {
-        let saved = |known: &Known| match &known.way {
-            Way::Quiet(quiet) => {
-                let (base, telling) = quiet.saved();
-                Saved { base, stamp: None, telling }
-            }
-            Way::Stamped(stamped) => {
-                let (base, stamp) = stamped.saved();
-                Saved { base, stamp: Some(stamp), telling: None }
-            }
+    pub(crate) fn take_unsaved(&mut self, replica: &Replica) -> Vec<(Key, Option<Saved>)> {
+        let origin = replica.origin();
+        let saved = |(table, key): &Key, known: &Known| {
+            let (base, stamp, telling) = match &known.way {
+                Way::Quiet(quiet) => (quiet.saved().0, None, quiet.saved().1),
+                Way::Stamped(stamped) => (stamped.saved().0, Some(stamped.saved().1), None),
+            };
+            Saved { base, stamp, telling, origin: origin.0, own: counter::last_write(replica, table, key, origin) }
         };
         let unsaved = std::mem::take(&mut self.unsaved);
-        unsaved.into_iter().map(|key| (key.clone(), self.keys.get(&key).map(saved))).collect()
+        unsaved.into_iter().map(|key| (key.clone(), self.keys.get(&key).map(|known| saved(&key, known)))).collect()
+    }
+
+    /// We have counted, here or for another server: what is on disk has to say so too.
+    pub(crate) fn counted(&mut self, key: &Key) {
+        if self.keys.contains_key(key) {
+            self.unsaved.insert(key.clone());
+        }
+    }
+
+    /// Once this process has caught up with the others: what was restored is void where others show that the process that had
+    /// saved it went on counting, and the disk has lost that.
+    pub(crate) fn verify(&mut self, replica: &Replica) {
+        for (key, saved) in std::mem::take(&mut self.restored) {
+            if counter::last_write(replica, &key.0, &key.1, Origin(saved.origin)) != saved.own {
+                self.keys.remove(&key);
+            }
+            self.unsaved.insert(key);
+        }
     }
 
     /// There is no disk.
@@ -111,12 +132,14 @@ impl Counters {
             Some(stamp) => Way::Stamped(Stamped::restore(saved.base, stamp)),
         };
         self.keys.insert(key.clone(), Known { way, deleting: false });
+        self.restored.insert(key.clone(), saved);
         self.dirty.insert(key);
     }
 
     /// Nothing is known of the server any more.
     pub(crate) fn reset(&mut self) {
         self.unsaved.extend(std::mem::take(&mut self.keys).into_keys());
+        self.restored.clear();
         self.dirty.clear();
         self.stampless = false;
     }

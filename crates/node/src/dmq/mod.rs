@@ -261,6 +261,9 @@ impl Dmq {
                     }
                     _ if counter.is_some() => {
                         if let Some(key) = &counter {
+                            if change.cause == Cause::Local {
+                                peer.counters.counted(key);
+                            }
                             peer.counters.touch(key.clone());
                         }
                     }
@@ -366,6 +369,7 @@ impl Dmq {
     /// Takes in what servers said before this node attended to them, of those for which it spoke in its last life already.
     pub(crate) fn take_held(&mut self, cx: &mut Cx<'_>) {
         for peer in self.peers.values_mut().filter(|p| p.owned) {
+            peer.counters.verify(cx.replica);
             let held = self.holding.take(peer.id, cx.now.mono);
             requests::replay(peer, held, &mut self.facts, cx);
         }

@@ -139,7 +139,7 @@ impl Dmq {
                 let value = entry.and_then(|e| postcard::to_stdvec(&e).ok()).map(Bytes::from);
                 puts.push((entry_key(&peer.uri, &cell), value));
             }
-            for (key, saved) in peer.counters.take_unsaved() {
+            for (key, saved) in peer.counters.take_unsaved(replica) {
                 let value = saved.and_then(|s| postcard::to_stdvec(&s).ok()).map(Bytes::from);
                 puts.push((counter_key(&peer.uri, &key), value));
             }

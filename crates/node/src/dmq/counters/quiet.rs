@@ -37,7 +37,15 @@ pub(super) struct Quiet {
     /// Whether the server has counted on from what is being told.
     taken: bool,
     /// A sum that had no answer, or that an earlier process of ours was telling when it ended: the server has it, or the base.
-    perhaps: Option<i64>,
+    perhaps: Option<Perhaps>,
+}
+
+/// A sum of which nobody knows whether it arrived.
+#[derive(Clone, Copy, Debug)]
+struct Perhaps {
+    sum: i64,
+    /// It had time for an answer and got none: it counts as taken only if the server shows it as it is.
+    doubtful: bool,
 }
 
 impl Quiet {
@@ -48,12 +56,13 @@ impl Quiet {
 
     /// Takes up what an earlier process of ours knew.
     pub(super) fn restore(base: i64, telling: Option<i64>) -> Self {
-        Self { perhaps: telling, ..Self::new(base) }
+        let perhaps = telling.map(|sum| Perhaps { sum, doubtful: false });
+        Self { perhaps, ..Self::new(base) }
     }
 
     /// The base, and the sum that is under way.
     pub(super) fn saved(&self) -> (i64, Option<i64>) {
-        (self.base, self.telling.or(self.perhaps))
+        (self.base, self.telling.or(self.perhaps.map(|p| p.sum)))
     }
 
     /// The server said a value; returns what that adds to what it has counted, `None` for old news.
@@ -72,7 +81,8 @@ impl Quiet {
                 sum
             }
             _ => match self.perhaps.take() {
-                Some(sum) if said >= sum && (sum > self.base || said < self.base) => sum,
+                Some(Perhaps { sum, doubtful: true }) if said == sum => sum,
+                Some(Perhaps { sum, doubtful: false }) if said >= sum && (sum > self.base || said < self.base) => sum,
                 _ => self.base,
             },
         };
@@ -104,7 +114,7 @@ impl Quiet {
             Some(_) if self.taken => {}
             Some(sum) if stored => self.base = sum,
             // Only the answer may have been lost.
-            sum => self.perhaps = sum,
+            sum => self.perhaps = sum.map(|sum| Perhaps { sum, doubtful: true }),
         }
     }
 
