@@ -85,6 +85,8 @@ struct State {
     bulk: VecDeque<(Event, Cost)>,
     /// Bytes brought by threads.
     waiting: usize,
+    /// The taker waits, and nobody has woken it yet: waking costs a system call.
+    asleep: bool,
     closed: bool,
 }
 
@@ -113,22 +115,33 @@ impl Inbox {
 
     /// Adds something that must not wait.
     pub(crate) fn push_urgent(&self, event: Event) {
-        self.state().urgent.push_back(event);
-        self.0.ready.notify_one();
+        let mut state = self.state();
+        state.urgent.push_back(event);
+        self.wake(state);
     }
 
-    /// Adds data from a thread, waiting for room. False: the node has ended.
-    pub(crate) fn push_blocking(&self, event: Event, bytes: usize) -> bool {
+    /// Lets the queue go, and wakes the taker if it sleeps.
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let asleep = std::mem::take(&mut state.asleep);
+        drop(state);
+        if asleep {
+            self.0.ready.notify_one();
+        }
+    }
+
+    /// Adds data from a thread, each with its bytes, waiting for room. False: the node has ended.
+    pub(crate) fn push_blocking(&self, events: impl IntoIterator<Item = (Event, usize)>) -> bool {
         let mut state = self.state();
         while state.waiting >= BULK_BYTES && !state.closed {
             state = self.0.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let cost = bytes + OVERHEAD;
-        state.waiting += cost;
-        state.bulk.push_back((event, Cost::Thread(cost)));
+        for (event, bytes) in events {
+            let cost = bytes + OVERHEAD;
+            state.waiting += cost;
+            state.bulk.push_back((event, Cost::Thread(cost)));
+        }
         let open = !state.closed;
-        drop(state);
-        self.0.ready.notify_one();
+        self.wake(state);
         open
     }
 
@@ -139,14 +152,16 @@ impl Inbox {
         if let Ok(permit) = self.0.units.acquire_many(u32::try_from(units).unwrap_or(u32::MAX)).await {
             permit.forget();
         }
-        self.state().bulk.push_back((event, Cost::Task(units)));
-        self.0.ready.notify_one();
+        let mut state = self.state();
+        state.bulk.push_back((event, Cost::Task(units)));
+        self.wake(state);
     }
 
     /// Adds to the data something small that must not overtake what its source brought before, without waiting.
     pub(crate) fn push_behind(&self, event: Event) {
-        self.state().bulk.push_back((event, Cost::Task(0)));
-        self.0.ready.notify_one();
+        let mut state = self.state();
+        state.bulk.push_back((event, Cost::Task(0)));
+        self.wake(state);
     }
 
     /// Moves the next events into `into`, urgent ones first, waiting until there are some or `until` has come.
@@ -157,7 +172,9 @@ impl Inbox {
             if wait.is_zero() {
                 return;
             }
+            state.asleep = true;
             state = self.0.ready.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state.asleep = false;
         }
         into.append(&mut state.urgent);
         let bulk = state.bulk.len().min(BULK_AT_A_TIME);
@@ -205,7 +222,7 @@ mod tests {
     #[test]
     fn urgent_events_come_before_data_that_was_there_first() {
         let inbox = Inbox::new();
-        assert!(inbox.push_blocking(closed(1), 0));
+        assert!(inbox.push_blocking([(closed(1), 0)]));
         inbox.push_urgent(Event::Shutdown);
         let mut events = VecDeque::new();
         inbox.take(&mut events, soon());
@@ -214,10 +231,35 @@ mod tests {
     }
 
     #[test]
+    fn whoever_waits_is_woken_by_every_kind_of_push() {
+        let pushes: [fn(&Inbox); 3] = [
+            |inbox| inbox.push_urgent(closed(1)),
+            |inbox| inbox.push_behind(closed(1)),
+            |inbox| assert!(inbox.push_blocking([(closed(1), 0)])),
+        ];
+        for push in pushes {
+            let inbox = Inbox::new();
+            let taker = std::thread::spawn({
+                let inbox = inbox.clone();
+                move || {
+                    let mut events = VecDeque::new();
+                    inbox.take(&mut events, Instant::now() + Duration::from_secs(3_600));
+                    events.len()
+                }
+            });
+            while !inbox.state().asleep {
+                std::thread::yield_now();
+            }
+            push(&inbox);
+            assert_eq!(taker.join().expect("no panic"), 1);
+        }
+    }
+
+    #[test]
     fn data_is_taken_in_portions() {
         let inbox = Inbox::new();
         for n in 0..BULK_AT_A_TIME as u64 + 1 {
-            assert!(inbox.push_blocking(closed(n), 0));
+            assert!(inbox.push_blocking([(closed(n), 0)]));
         }
         let mut events = VecDeque::new();
         inbox.take(&mut events, soon());
@@ -230,10 +272,10 @@ mod tests {
     #[test]
     fn a_thread_with_too_much_data_waits_until_some_is_taken() {
         let inbox = Inbox::new();
-        assert!(inbox.push_blocking(closed(1), BULK_BYTES));
+        assert!(inbox.push_blocking([(closed(1), BULK_BYTES)]));
         let producer = std::thread::spawn({
             let inbox = inbox.clone();
-            move || inbox.push_blocking(closed(2), 0)
+            move || inbox.push_blocking([(closed(2), 0)])
         });
         let mut taken = VecDeque::new();
         while taken.len() < 2 {
@@ -245,10 +287,10 @@ mod tests {
     #[test]
     fn closing_frees_a_waiting_thread() {
         let inbox = Inbox::new();
-        assert!(inbox.push_blocking(closed(1), BULK_BYTES));
+        assert!(inbox.push_blocking([(closed(1), BULK_BYTES)]));
         let producer = std::thread::spawn({
             let inbox = inbox.clone();
-            move || inbox.push_blocking(closed(2), 0)
+            move || inbox.push_blocking([(closed(2), 0)])
         });
         inbox.close();
         assert!(!producer.join().expect("no panic"));

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use node::SocketId;
+use rustix::net::RecvFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) use tcp::{ConnHandle, Connections};
@@ -24,6 +25,9 @@ const SOCKET_BUFFER: usize = 32 << 20;
 
 /// The largest UDP payload.
 const MAX_DATAGRAM: usize = 65_535;
+
+/// How many datagrams are handed over at a time: one wake-up for as many as came together.
+const BURST: usize = 32;
 
 /// A send that the kernel does not take within this time is a lost datagram.
 const SEND_TIMEOUT: Duration = Duration::from_millis(20);
@@ -98,12 +102,18 @@ impl Udp {
         let name = format!("udp{}", id.0);
         std::thread::Builder::new().name(name).spawn(move || {
             let mut buffer = vec![0; MAX_DATAGRAM];
+            let mut burst = Vec::with_capacity(BURST);
             loop {
                 match socket.recv_from(&mut buffer) {
-                    Ok((size, from)) => {
-                        counts.received.fetch_add(1, Ordering::Relaxed);
-                        let bytes = Bytes::copy_from_slice(buffer.get(..size).unwrap_or_default());
-                        if !inbox.push_blocking(Event::SipDatagram { socket: id, from, bytes }, size) {
+                    Ok(first) => {
+                        let mut next = Some(first);
+                        while let Some((size, from)) = next {
+                            let bytes = Bytes::copy_from_slice(buffer.get(..size).unwrap_or_default());
+                            burst.push((Event::SipDatagram { socket: id, from, bytes }, size));
+                            next = if burst.len() < BURST { already_there(&socket, &mut buffer) } else { None };
+                        }
+                        counts.received.fetch_add(burst.len() as u64, Ordering::Relaxed);
+                        if !inbox.push_blocking(burst.drain(..)) {
                             return;
                         }
                     }
@@ -117,4 +127,10 @@ impl Udp {
         })?;
         Ok(())
     }
+}
+
+/// A datagram that need not be waited for. Whatever else is the matter shows when one is waited for.
+fn already_there(socket: &UdpSocket, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+    let (size, _, from) = rustix::net::recvfrom(socket, buffer, RecvFlags::DONTWAIT).ok()?;
+    Some((size, from?.try_into().ok()?))
 }
