@@ -1,5 +1,6 @@
 //! Prints bytes per contact and nanoseconds per merge for 100,000 contacts (or as many as the first argument says), after
-//! each was refreshed once in random order. Times are those on the processor, so that a busy machine can be borne.
+//! each was refreshed once in random order: of plain ones (a short AoR and user agent, known by their URI) and of rich ones
+//! (with instance, path and received address). Times are those on the processor, so that a busy machine can be borne.
 //!
 //! `cargo run --release -p starling-crdt --example memory`
 
@@ -12,8 +13,28 @@ use starling_crdt::{
 };
 
 const NOW: Wall = Wall(1_764_000_000_000);
-/// What a contact's attributes take, packed.
-const BODY: [u8; 190] = [b'x'; 190];
+/// A kind of contacts.
+struct Kind {
+    name: &'static str,
+    /// What follows the user in the AoR.
+    domain: &'static str,
+    /// What stands around the number in the member.
+    member: (&'static str, &'static str),
+    /// What the attributes take, packed.
+    body: &'static [u8],
+}
+
+const KINDS: [Kind; 2] = [
+    Kind { name: "plain", domain: "", member: ("u:sip:u", "@127.0.0.99:20001"), body: &[b'x'; 70] },
+    Kind { name: "rich", domain: "@sip.example.org", member: ("<urn:uuid:00000000-", ">"), body: &[b'x'; 190] },
+];
+
+impl Kind {
+    fn id(&self, n: u64) -> (String, String) {
+        let (before, after) = self.member;
+        (format!("user{n:07}{}", self.domain), format!("{before}{n:012x}{after}"))
+    }
+}
 
 fn rules() -> Rules {
     Rules::new(10, 2_000).table("location", TableRules::by_time(7_200))
@@ -25,10 +46,9 @@ fn resident() -> usize {
     status.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
-/// A contact's cell as the wire has it: 300 bytes.
-fn contact(n: u64, seq: u64, ms: u64) -> Vec<u8> {
-    let key = format!("user{n:07}@sip.example.org");
-    let member = format!("<urn:uuid:00000000-{n:012x}>");
+/// A contact's cell as the wire has it.
+fn contact(kind: &Kind, n: u64, seq: u64, ms: u64) -> Vec<u8> {
+    let (key, member) = kind.id(n);
     let order = Order {
         rank: 0,
         stamp: Stamp { time: Hlc::from_ms(NOW.0 + ms), node: NodeId(1) },
@@ -37,7 +57,7 @@ fn contact(n: u64, seq: u64, ms: u64) -> Vec<u8> {
     };
     let deadline = Some(NOW.secs() + 3_600 + n % 600);
     let (key, member) = (key.as_bytes(), member.as_bytes());
-    CellRef { table: "location", key, member, order, birth: None, deadline, body: Some(&BODY) }.encode()
+    CellRef { table: "location", key, member, order, birth: None, deadline, body: Some(kind.body) }.encode()
 }
 
 /// A permutation of `0..n`, by a multiplier that is prime to it.
@@ -66,17 +86,33 @@ fn timed(what: &str, n: u64, overhead: u64, mut work: impl FnMut()) -> u64 {
     spent
 }
 
+/// Each kind in a process of its own, so that none uses the memory that another has left.
 fn main() {
-    let n: u64 = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(100_000);
+    let mut args = std::env::args().skip(1);
+    let n: u64 = args.next().and_then(|n| n.parse().ok()).unwrap_or(100_000);
+    let wanted = args.next();
+    for kind in &KINDS {
+        if wanted.as_deref() == Some(kind.name) {
+            measure(kind, n);
+        } else if wanted.is_none() {
+            println!("{} contacts", kind.name);
+            let this = std::env::current_exe().expect("the path of this program");
+            let ended = std::process::Command::new(this).args([&n.to_string(), kind.name]).status();
+            assert!(ended.is_ok_and(|status| status.success()), "{}", kind.name);
+        }
+    }
+}
+
+fn measure(kind: &Kind, n: u64) {
     let before = resident();
     let mut replica = Replica::new(NodeId(2), Origin(22), rules(), 7);
     let making = timed("(making a contact's bytes)", n, 0, || {
-        shuffled(n).for_each(|id| drop(black_box(contact(id, 1 + id, 0))));
+        shuffled(n).for_each(|id| drop(black_box(contact(kind, id, 1 + id, 0))));
     });
     for (what, first, ms) in [("merge of a new contact", 1, 0), ("merge of a refresh", n + 1, 1_000)] {
         timed(what, n, making, || {
             for (seq, id) in (first..).zip(shuffled(n)) {
-                assert!(matches!(replica.merge_pushed(NOW, &contact(id, seq, ms), 0), Merged::New(_)));
+                assert!(matches!(replica.merge_pushed(NOW, &contact(kind, id, seq, ms), 0), Merged::New(_)));
                 if seq % 64 == 0 {
                     drop(replica.drain_changes());
                 }
@@ -85,11 +121,11 @@ fn main() {
         });
     }
     timed("merge of a cell whose dot is covered", n, 0, || {
-        let bytes = contact(0, n + 1, 1_000);
+        let bytes = contact(kind, 0, n + 1, 1_000);
         (0..n).for_each(|_| assert_eq!(replica.merge_pushed(NOW, &bytes, 0), Merged::Stale));
     });
     let (resident, counted) = (resident().saturating_sub(before), replica.memory_bytes());
-    let blob = contact(0, n + 1, 1_000).len();
+    let blob = contact(kind, 0, n + 1, 1_000).len();
     println!("contacts: {n}, canonical bytes of one: {blob}");
     println!("resident bytes per contact: {}", resident as u64 / n);
     println!(
@@ -100,10 +136,10 @@ fn main() {
 
     timed("local refresh", n / 10, 0, || {
         for id in shuffled(n).take(n as usize / 10) {
-            let (key, member) = (format!("user{id:07}@sip.example.org"), format!("<urn:uuid:00000000-{id:012x}>"));
+            let (key, member) = kind.id(id);
             let (key, member) = (key.as_bytes(), member.as_bytes());
             let (stamp, deadline) = (StampRule::Now, Some(NOW.secs() + 3_600));
-            let (table, body) = ("location", Some(&BODY[..]));
+            let (table, body) = ("location", Some(kind.body));
             let write = Write { table, key, member, rank: 0, stamp, deadline, body, via: 0, birth: None };
             black_box(replica.write(NOW, write)).expect("the write keeps the rules");
         }
@@ -111,7 +147,7 @@ fn main() {
     });
     timed("lookup", n, 0, || {
         for id in shuffled(n) {
-            let (key, member) = (format!("user{id:07}@sip.example.org"), format!("<urn:uuid:00000000-{id:012x}>"));
+            let (key, member) = kind.id(id);
             black_box(replica.slot("location", key.as_bytes(), member.as_bytes()));
         }
     });
