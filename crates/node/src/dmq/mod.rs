@@ -10,6 +10,8 @@
 //! | `usrloc_in`, `htable_in`, `counters` | what its messages mean |
 //! | `pull` | its dumps, and what they do not show |
 //! | `feed` | what it is told |
+//! | `leases` | its contacts that outlive a cell |
+//! | `orphans` | what it holds and nobody else knows any more |
 //! | `facts` | how its hash tables expire |
 //! | `shelf` | books on disk |
 //!
@@ -21,8 +23,10 @@ mod counters;
 mod facts;
 mod feed;
 mod htable_in;
+mod leases;
 mod life;
 mod membership;
+mod orphans;
 mod owner;
 mod peer;
 mod pull;
@@ -241,6 +245,8 @@ impl Dmq {
             // With the last contribution, at about this time, the entries of the servers end too.
             let expired = change.cause == Cause::Expired
                 && counter.as_ref().is_some_and(|(t, k)| counters::value(cx.replica, (t, k), cx.now.wall).is_none());
+            let dropped = change.cause == Cause::Forgotten && orphans::was_alive(change, cx.now.wall);
+            let mut orphans = Vec::new();
             // Whom the sender tells its updates itself.
             let sender = self.by_tag.get(&change.via).copied();
             let stamps = sender.and_then(|id| self.peers.get(&id)).is_some_and(|p| p.generation == Generation::V6);
@@ -248,7 +254,9 @@ impl Dmq {
             for peer in self.peers.values_mut() {
                 match change.cause {
                     Cause::Forgotten => {
-                        peer.book.remove(change.slot);
+                        if let (Some(entry), true) = (peer.book.remove(change.slot), dropped) {
+                            orphans.push((peer.id, entry));
+                        }
                         peer.acknowledged(change.slot, cx.replica);
                         peer.feed.forget(change.slot);
                         peer.contests.remove(change.slot);
@@ -287,6 +295,9 @@ impl Dmq {
             }
             if let Some((id, lists)) = told {
                 self.return_lists(id, lists);
+            }
+            if !orphans.is_empty() {
+                self.bury(change, orphans, cx);
             }
         }
     }
@@ -400,41 +411,6 @@ impl Dmq {
             let whose = if mine { "this node now speaks for it" } else { "another node speaks for it" };
             let text = format!("server {}: {whose}", peer.uri);
             cx.log(Level::Info, text);
-        }
-    }
-
-    /// Renews what is held as a lease: contacts that outlive a cell's longest life. A slice of the cells is looked at each
-    /// second, so large that all have had their turn within an eighth of that life.
-    fn renew_leases(&mut self, cx: &mut Cx<'_>) {
-        const EVERY_MS: u64 = 1_000;
-        const LEAST: usize = 64;
-        if cx.now.mono < self.lease_at {
-            return;
-        }
-        self.lease_at = cx.now.mono.plus_ms(EVERY_MS);
-        let now_s = cx.now.wall.0 / 1_000;
-        let half = u64::from(cx.config.location_max_ttl_s) / 2;
-        let turns = usize::try_from(half / 4).unwrap_or(usize::MAX).max(1);
-        let slice = cx.replica.slots_len().div_ceil(turns).max(LEAST);
-        let mut due = Vec::new();
-        let mut last = None;
-        for (slot, cell) in cx.replica.scan(self.lease_cursor, slice) {
-            last = Some(slot);
-            let ends = cell.deadline.unwrap_or(u64::MAX);
-            if cell.table != location::TABLE || !cell.is_live(cx.now.wall) || ends > now_s + half {
-                continue;
-            }
-            let Some((_, contact)) = contact_of(&cell) else { continue };
-            let leased = contact.expires == 0 || contact.expires > ends;
-            let mine = cell.order.stamp.node == cx.config.node
-                || self.peers.values().any(|p| p.owned && p.book.get(slot).is_some());
-            if leased && mine {
-                due.push((cell.key.to_vec(), cell.member.to_vec(), cell.body.unwrap_or_default().to_vec()));
-            }
-        }
-        self.lease_cursor = last;
-        for (key, member, body) in due {
-            requests::renew(&key, &member, &body, cx);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use crdt::planted::{self, Bug};
-use crdt::{Cause, Change, Slot, StampRule, Wall, Write};
+use crdt::{Cause, Change, Slot};
 use kdmq::{Channel, htable, usrloc};
 use tables::location::{self, Member};
 
@@ -371,25 +371,4 @@ pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
     }
     peer.book.remove(change.slot);
     true
-}
-
-/// Holds a contact for another while that outlives a cell's longest life.
-pub(crate) fn renew(key: &[u8], member: &[u8], body: &[u8], cx: &mut Cx<'_>) {
-    let Ok(contact) = location::Contact::decode(body, member) else { return };
-    let now = cx.now.wall;
-    let deadline = location::deadline(contact.expires, now.0 / 1_000, cx.config.location_max_ttl_s);
-    let write = Write {
-        table: location::TABLE,
-        key,
-        member,
-        rank: 0,
-        stamp: StampRule::Now,
-        deadline: Some(deadline),
-        body: Some(body),
-        via: 0,
-        birth: None,
-    };
-    if cx.replica.write(Wall(now.0), write).is_ok() {
-        cx.stats.dmq_leases_renewed += 1;
-    }
 }
