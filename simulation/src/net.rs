@@ -37,8 +37,11 @@ pub(crate) struct Net {
     hosts: usize,
     paths: Vec<Path>,
     /// Specs that faults have put in place, by the number of the fault; the last one counts, below them the usual one.
-    changed: BTreeMap<(At, At), Vec<(Option<u32>, PathSpec)>>,
+    changed: BTreeMap<(At, At), Vec<Layer>>,
 }
+
+/// What a path is like by the fault with a number, or without any.
+type Layer = (Option<u32>, PathSpec);
 
 /// When the copies of a datagram arrive; none: it is lost.
 pub(crate) type Arrivals = [Option<Mono>; 2];

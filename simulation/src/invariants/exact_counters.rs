@@ -99,7 +99,7 @@ impl ExactCounters {
             // A set or delete discards what it had not seen: which increments that were only the nodes know.
             let What::Add { by, .. } = deed.what else { return None };
             if let Entry::Server(ix) = deed.at
-                && !self.is_counted_once(ix)
+                && (!self.is_counted_once(ix) || self.is_disturbed(ix, world))
             {
                 return None;
             }
@@ -125,6 +125,15 @@ impl ExactCounters {
         let heard = script.servers.iter().any(|other| other.peers.contains(&ix));
         let spec = script.servers.iter().find(|spec| spec.ix == ix);
         spec.is_some_and(|spec| spec.nodes.len() == 1 && spec.peers.is_empty() && !heard && !script.limits.mesh)
+    }
+
+    /// Whether anything ever kept a server and its nodes apart, delayed what they say or mixed it up. Increments are then
+    /// told apart from our own sets by guesses about time (docs/kdmq.md 8.3 and 8.5), which that defeats: a set that arrives
+    /// at a 5.6 server whose own messages do not get through wipes out what it has counted.
+    fn is_disturbed(&self, ix: ServerIx, world: &dyn View) -> bool {
+        let path = &self.facts.script().net.host;
+        let mixed = path.loss_permille > 0 || path.reorder_permille > 0 || path.duplicate_permille > 0;
+        mixed || self.facts.disturbed(&self.facts.way_of(Entry::Server(ix)), Mono(0), world.now(), 0)
     }
 
     /// Whether an answered increment must be in the sum.

@@ -64,6 +64,15 @@ impl Facts {
         most > self.script.limits.max_skew_ms / 2
     }
 
+    /// Whether a node was away for so long that others stopped waiting for it (R5). What was removed meanwhile is then
+    /// forgotten, and a server behind that node that still has it brings it back as something new (R7).
+    pub(super) fn somebody_was_given_up(&self) -> bool {
+        self.script.faults.iter().any(|fault| {
+            let away = matches!(fault.kind, FaultKind::Kill { .. } | FaultKind::Pause { .. } | FaultKind::Cut { .. });
+            away && fault.until_ms.saturating_sub(fault.at_ms) >= self.script.limits.forget_after_s * 1_000
+        })
+    }
+
     /// The nodes that a server names.
     pub(super) fn nodes_of(&self, server: ServerIx) -> &[NodeIx] {
         self.script.servers.iter().find(|spec| spec.ix == server).map_or(&[], |spec| &spec.nodes)
@@ -130,6 +139,7 @@ mod tests {
         let at = |ms| Mono(0).plus_ms(ms);
         assert!(facts.killed(Host::Node(1), at(500), at(1_500)) && !facts.killed(Host::Node(1), at(1_001), at(9_000)));
         assert!(!facts.killed(Host::Node(0), at(0), at(9_000)));
+        assert!(!facts.somebody_was_given_up());
         assert!(facts.disk_is_harmed(1, at(1_000)) && !facts.disk_is_harmed(1, at(2_001)));
         assert!(facts.disturbed(&[Host::Server(0)], at(6_500), at(6_600), 1_000));
         assert!(!facts.disturbed(&[Host::Server(0)], at(6_500), at(6_600), 0));

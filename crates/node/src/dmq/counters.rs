@@ -219,6 +219,7 @@ impl Known {
     fn end(&mut self, how: Told, now: Mono) {
         self.deleting = false;
         match (&mut self.way, how) {
+            (Way::Quiet(quiet), Told::Unanswered) => quiet.unanswered(),
             (Way::Quiet(quiet), how) => quiet.ended(how == Told::Seen),
             (Way::Stamped(stamped), Told::Seen) => stamped.answered(now),
             (Way::Stamped(stamped), Told::Refused(_)) => stamped.failed(),

@@ -36,53 +36,47 @@ pub(super) struct Quiet {
     telling: Option<i64>,
     /// Whether the server has counted on from what is being told.
     taken: bool,
-    /// A sum that had no answer, or that an earlier process of ours was telling when it ended: the server has it, or the base.
-    perhaps: Option<Perhaps>,
-}
-
-/// A sum of which nobody knows whether it arrived.
-#[derive(Clone, Copy, Debug)]
-struct Perhaps {
-    sum: i64,
-    /// It had time for an answer and got none: it counts as taken only if the server shows it as it is.
-    doubtful: bool,
+    /// A sum that an earlier process of ours was telling when it ended: the server has it, or the base.
+    perhaps: Option<i64>,
+    /// A sum that had no answer: told into a silence it has not arrived, unless a dump shows just that.
+    unanswered: Option<i64>,
 }
 
 impl Quiet {
     /// A counter of which the server has `base`, which is counted already.
     pub(super) fn new(base: i64) -> Self {
-        Self { base, heard: Mono(0), telling: None, taken: false, perhaps: None }
+        Self { base, heard: Mono(0), telling: None, taken: false, perhaps: None, unanswered: None }
     }
 
     /// Takes up what an earlier process of ours knew.
     pub(super) fn restore(base: i64, telling: Option<i64>) -> Self {
-        let perhaps = telling.map(|sum| Perhaps { sum, doubtful: false });
-        Self { perhaps, ..Self::new(base) }
+        Self { perhaps: telling, ..Self::new(base) }
     }
 
     /// The base, and the sum that is under way.
     pub(super) fn saved(&self) -> (i64, Option<i64>) {
-        (self.base, self.telling.or(self.perhaps.map(|p| p.sum)))
+        (self.base, self.telling.or(self.perhaps))
     }
 
     /// The server said a value; returns what that adds to what it has counted, `None` for old news.
     pub(super) fn said(&mut self, said: i64, source: Source, now: Mono) -> Option<i64> {
         let silence = now.ms_since(self.heard);
         self.heard = now;
+        // A dump that overtook the answer, or comes after it was lost, shows just the sum: the server has counted nothing.
+        let told = [self.telling, self.unanswered].contains(&Some(said));
+        if source == Source::Dump {
+            self.unanswered = None;
+        }
         let base = match self.telling {
-            // Counted from the old base or from the sum under way: the smaller positive step. A dump may also show the sum
-            // itself, before its answer comes.
-            Some(sum)
-                if (said > sum || said == sum && source == Source::Dump)
-                    && (said - sum < said - self.base || said <= self.base) =>
-            {
+            _ if source == Source::Dump && told => said,
+            // Counted from the old base or from the sum under way: the smaller positive step.
+            Some(sum) if said > sum && (said - sum < said - self.base || said <= self.base) => {
                 self.taken = true;
                 self.telling = Some(said);
                 sum
             }
             _ => match self.perhaps.take() {
-                Some(Perhaps { sum, doubtful: true }) if said == sum => sum,
-                Some(Perhaps { sum, doubtful: false }) if said >= sum && (sum > self.base || said < self.base) => sum,
+                Some(sum) if said >= sum && (sum > self.base || said < self.base) => sum,
                 _ => self.base,
             },
         };
@@ -108,13 +102,23 @@ impl Quiet {
         (self.telling, self.taken) = (Some(sum), false);
     }
 
-    /// The sum was answered with 200 (`stored`), or not.
+    /// The sum was answered with 200 (`stored`), or refused.
     pub(super) fn ended(&mut self, stored: bool) {
-        match self.telling.take() {
-            Some(_) if self.taken => {}
-            Some(sum) if stored => self.base = sum,
-            // Only the answer may have been lost.
-            sum => self.perhaps = sum.map(|sum| Perhaps { sum, doubtful: true }),
+        let Some(sum) = self.telling.take() else { return };
+        if stored {
+            self.unanswered = None;
+        }
+        if stored && !self.taken {
+            self.base = sum;
+        }
+    }
+
+    /// Nobody knows whether the sum has arrived.
+    pub(super) fn unanswered(&mut self) {
+        if let Some(sum) = self.telling.take()
+            && !self.taken
+        {
+            self.unanswered = Some(sum);
         }
     }
 
@@ -131,5 +135,37 @@ impl Quiet {
     /// The server has dropped its entry.
     pub(super) fn clear(&mut self) {
         self.base = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_that_overtakes_the_answer_to_a_sum_shows_the_sum_and_no_increment() {
+        let mut quiet = Quiet::new(4);
+        quiet.sent(7);
+        assert_eq!(quiet.said(7, Source::Dump, Mono(0)), Some(0));
+        quiet.ended(true);
+        assert_eq!(quiet.said(8, Source::Live, Mono(60_000)), Some(1));
+    }
+
+    #[test]
+    fn a_sum_that_had_no_answer_has_arrived_if_a_dump_shows_it_and_else_not() {
+        for (shown, counted) in [(140, 0), (141, 0), (145, 5)] {
+            let mut quiet = Quiet::new(140);
+            quiet.sent(141);
+            quiet.unanswered();
+            assert_eq!(quiet.said(shown, Source::Dump, Mono(60_000_000)), Some(counted));
+        }
+    }
+
+    #[test]
+    fn a_dump_that_the_sum_has_not_reached_shows_the_base_and_what_was_counted() {
+        let mut quiet = Quiet::new(4);
+        quiet.sent(7);
+        assert_eq!(quiet.said(4, Source::Dump, Mono(0)), Some(0));
+        assert_eq!(quiet.said(5, Source::Dump, Mono(0)), Some(1));
     }
 }
