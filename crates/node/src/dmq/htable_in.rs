@@ -336,6 +336,9 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
     if planted::on(Bug::PulledIsNow) {
         return StampRule::Now;
     }
+    if let Some(repeated) = held.filter(|h| peer.repeated.get(&h.slot) == Some(&h.order.stamp)) {
+        return StampRule::Above(repeated.order.stamp);
+    }
     if let Some(ms) = cell.last_modified {
         return StampRule::At(Wall(ms));
     }

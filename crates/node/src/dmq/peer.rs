@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crdt::planted::{self, Bug};
-use crdt::{Dot, Forget, Replica, Slot, SlotMap};
+use crdt::{Dot, Forget, Replica, Slot, SlotMap, Stamp};
 use kdmq::Generation;
 
 use super::How;
@@ -115,6 +115,11 @@ pub(crate) struct Peer {
     /// When it is asked for everything once more, because it may have taken us for gone for a moment: see
     /// [`Peer::came_back`].
     pub(crate) second_look: Option<Mono>,
+    /// When that can wait no longer.
+    second_look_by: Mono,
+    /// Entries about which it spoke since it came back, and the stamps that these words got. It may have been repeating, in
+    /// any order, what it had said in the silence; what its next dump shows of them is later.
+    pub(crate) repeated: BTreeMap<Slot, Stamp>,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
     pub(crate) book: Book,
@@ -224,6 +229,8 @@ impl Peer {
             gap: true,
             ask_first: true,
             second_look: None,
+            second_look_by: now,
+            repeated: BTreeMap::new(),
             owned: false,
             book: Book::new(durable),
             pull: Pull::default(),
@@ -256,6 +263,7 @@ impl Peer {
         self.pull = Pull::default();
         self.feed.clear();
         self.live_lately.clear();
+        self.repeated.clear();
         self.lacks_tables.clear();
         self.contests = Contests::default();
         self.early_expires.clear();
@@ -280,6 +288,15 @@ impl Peer {
         const TCP_MS: u64 = 36_000;
         let wait = if self.address.transport == SipTransport::Tcp { TCP_MS } else { UDP_MS };
         self.second_look = Some(now.plus_ms(wait));
+        self.second_look_by = now.plus_ms(3 * wait);
+    }
+
+    /// It spoke about an entry while it may be repeating old words: the dump that puts them right must be later than they are.
+    pub(crate) fn repeats(&mut self, slot: Slot, stamp: Stamp, now: Mono) {
+        if let Some(at) = &mut self.second_look {
+            *at = (*at).max(now.plus_ms(LIVELY_MS + 100).min(self.second_look_by));
+            self.repeated.insert(slot, stamp);
+        }
     }
 
     /// Asks once more when it is time (see [`Peer::came_back`]).

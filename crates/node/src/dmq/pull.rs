@@ -314,6 +314,9 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> bool 
     peer.drop_old_touches(cx.now.mono);
     peer.ask_first = false;
     if peer.pull.is_complete() {
+        if peer.second_look.is_none() {
+            peer.repeated.clear();
+        }
         peer.gap = false;
         peer.figures.last_sync = Some(now_s);
     } else {

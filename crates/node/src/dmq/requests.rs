@@ -181,6 +181,11 @@ impl Dmq {
             action => {
                 peer.life.is_live(mark);
                 htable_in::take(peer, action, &self.facts, How::Live, cx);
+                if let Some(slot) = htable_in::slot_of(action, cx)
+                    && let Some(cell) = cx.replica.cell(slot)
+                {
+                    peer.repeats(slot, cell.order.stamp, cx.now.mono);
+                }
                 learn_of(peer, action, &self.facts, cx);
                 let about = || htable_in::slot_of(action, cx).into_iter().collect();
                 self.crossed(id, about, Peer::contested, cx.now.mono);
