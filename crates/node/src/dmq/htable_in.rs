@@ -114,7 +114,11 @@ fn set(
             return agree(peer, held.slot, held.order, &body, how, cx);
         }
     }
-    let stamp = stamp_of(how);
+    let stamp = match last_modified {
+        // It may be repeating what it said in a silence, and says when that was.
+        Some(ms) if how == How::Live && peer.second_look.is_some() => StampRule::At(Wall(ms.min(cx.now.wall.0))),
+        _ => stamp_of(how),
+    };
     write(peer, (&table, key), Some(&body), deadline, stamp, how, cx);
 }
 

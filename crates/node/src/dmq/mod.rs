@@ -250,7 +250,9 @@ impl Dmq {
             // Whom the sender tells its updates itself.
             let sender = self.by_tag.get(&change.via).copied();
             let stamps = sender.and_then(|id| self.peers.get(&id)).is_some_and(|p| p.generation == Generation::V6);
-            let told = sender.and_then(|id| Some((id, self.lend_lists(id)?)));
+            // What it repeats after a silence it told the others long ago.
+            let speaks = sender.filter(|id| self.peers.get(id).is_some_and(|p| p.second_look.is_none()));
+            let told = speaks.and_then(|id| Some((id, self.lend_lists(id)?)));
             for peer in self.peers.values_mut() {
                 match change.cause {
                     Cause::Forgotten => {
