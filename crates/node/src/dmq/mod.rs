@@ -256,13 +256,9 @@ impl Dmq {
             for peer in self.peers.values_mut() {
                 match change.cause {
                     Cause::Forgotten => {
-                        if let (Some(entry), true) = (peer.book.remove(change.slot), dropped) {
+                        if let (Some(entry), true) = (peer.forget_cell(change.slot, cx.replica), dropped) {
                             orphans.push((peer.id, entry));
                         }
-                        peer.acknowledged(change.slot, cx.replica);
-                        peer.feed.forget(change.slot);
-                        peer.contests.remove(change.slot);
-                        peer.live_lately.remove(change.slot);
                     }
                     Cause::Expired => {
                         if let Some(key) = expired.then_some(counter.as_ref()).flatten() {

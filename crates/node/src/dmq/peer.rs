@@ -8,7 +8,7 @@ use crdt::{Dot, Forget, Replica, Slot, SlotMap, Stamp};
 use kdmq::Generation;
 
 use super::How;
-use super::book::{Book, Note, Proof, Ruid};
+use super::book::{Book, Entry, Note, Proof, Ruid};
 use super::counters::Counters;
 use super::feed::Feed;
 use super::life::Life;
@@ -358,6 +358,16 @@ impl Peer {
         self.figures.corrections += 1;
         cx.stats.dmq_corrections += 1;
         self.feed.enqueue(slot);
+    }
+
+    /// The cell is held no more; gives what this server had of it.
+    pub(crate) fn forget_cell(&mut self, slot: Slot, replica: &mut Replica) -> Option<Entry> {
+        self.acknowledged(slot, replica);
+        self.feed.forget(slot);
+        self.contests.remove(slot);
+        self.live_lately.remove(slot);
+        self.repeated.remove(&slot);
+        self.book.remove(slot)
     }
 
     /// It cannot be known which of several messages about a cell it applied last: its own and another server's may have
