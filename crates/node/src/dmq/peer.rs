@@ -305,7 +305,8 @@ impl Peer {
             self.second_look = None;
             // Quick pings leave a second at most; beyond this a dump costs the server more than that is worth.
             if self.dump_messages() <= pull::CHEAP_MESSAGES {
-                self.missed();
+                // Feeding goes on: all that may be missing is what it took in within a second.
+                self.gap = true;
             }
         }
     }
