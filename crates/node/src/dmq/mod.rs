@@ -419,7 +419,7 @@ impl Peer {
         if !self.is_served() || !self.lists_us || self.pull.is_open() {
             return None;
         }
-        if self.gap || self.pull.entries_wanted() {
+        if self.gap || self.again || self.pull.entries_wanted() {
             return Some(self.pull.retry_at().unwrap_or(Mono(0)));
         }
         // Something that it holds is not proven, and everything else is quiet. In a mesh servers tell each other most
@@ -437,7 +437,7 @@ fn is_contact(slot: crdt::Slot, replica: &crdt::Replica) -> bool {
 /// Asks a server for everything.
 fn start_pull(peer: &mut Peer, front: &mut Front, cx: &mut Cx<'_>) {
     peer.drop_old_touches(cx.now.mono);
-    let everything = peer.gap || peer.book.unproven() > 0;
+    let everything = peer.gap || peer.again || peer.book.unproven() > 0;
     let careful = peer.book.len() > 0;
     let channel = peer.pull.start(everything, careful, cx.now.mono);
     ask(peer, channel, front, cx);

@@ -117,6 +117,8 @@ pub(crate) struct Peer {
     pub(crate) second_look: Option<Mono>,
     /// When that can wait no longer.
     second_look_by: Mono,
+    /// Whether it is time for it.
+    pub(crate) again: bool,
     /// Entries about which it spoke since it came back, and the stamps that these words got. It may have been repeating, in
     /// any order, what it had said in the silence; what its next dump shows of them is later.
     pub(crate) repeated: BTreeMap<Slot, Stamp>,
@@ -230,6 +232,7 @@ impl Peer {
             ask_first: true,
             second_look: None,
             second_look_by: now,
+            again: false,
             repeated: BTreeMap::new(),
             owned: false,
             book: Book::new(durable),
@@ -306,7 +309,7 @@ impl Peer {
             // Quick pings leave a second at most; beyond this a dump costs the server more than that is worth.
             if self.dump_messages() <= pull::CHEAP_MESSAGES {
                 // Feeding goes on: all that may be missing is what it took in within a second.
-                self.gap = true;
+                self.again = true;
             }
         }
     }

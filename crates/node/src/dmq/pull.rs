@@ -318,6 +318,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> bool 
             peer.repeated.clear();
         }
         peer.gap = false;
+        peer.again = false;
         peer.figures.last_sync = Some(now_s);
     } else {
         let wait = 60_000;
