@@ -250,9 +250,7 @@ impl Dmq {
             // Whom the sender tells its updates itself.
             let sender = self.by_tag.get(&change.via).copied();
             let stamps = sender.and_then(|id| self.peers.get(&id)).is_some_and(|p| p.generation == Generation::V6);
-            // What it repeats after a silence it told the others long ago.
-            let speaks = sender.filter(|id| self.peers.get(id).is_some_and(|p| p.second_look.is_none()));
-            let told = speaks.and_then(|id| Some((id, self.lend_lists(id)?)));
+            let told = sender.and_then(|id| Some((id, self.lend_lists(id)?)));
             for peer in self.peers.values_mut() {
                 match change.cause {
                     Cause::Forgotten => {
@@ -280,6 +278,7 @@ impl Dmq {
                         let understood =
                             !stamps || peer.generation == Generation::V6 || is_contact(change.slot, cx.replica);
                         let direct = understood
+                            && is_fresh(change.slot, cx)
                             && told.as_ref().is_some_and(|(id, lists)| *id != peer.id && lists.contains(&peer.uri));
                         if peer.owned && !(direct && requests::presume(peer, change, cx)) {
                             peer.hold_removal(change.slot, cx.replica);
@@ -320,7 +319,7 @@ impl Dmq {
             self.look_at_pull(id, front, cx);
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.settle_contests(cx.now.mono);
-                peer.look_again(cx.now.mono);
+                peer.look_again(cx.config.dmq.mode, cx.now.mono);
             }
         }
         if self.attending {
@@ -427,6 +426,12 @@ impl Peer {
         let unproven = mode == DmqMode::Bridge && self.book.unproven() > 0 && self.feed.is_idle();
         unproven.then(|| self.pull.may_verify_at(self.feed.answered_at(), self.dump_messages())).flatten()
     }
+}
+
+/// Whether it was written just now. What a server repeats after a silence it told the others long ago.
+fn is_fresh(slot: crdt::Slot, cx: &Cx<'_>) -> bool {
+    const FRESH_MS: u64 = 1_000;
+    cx.replica.cell(slot).is_some_and(|cell| cell.order.stamp.time.ms() + FRESH_MS > cx.now.wall.0)
 }
 
 /// Whether the cell is one of the registrations.

@@ -14,7 +14,7 @@ use super::feed::Feed;
 use super::life::Life;
 use super::owner::HOLD_MS;
 use super::pull::{self, Pull};
-use crate::config::SipTransport;
+use crate::config::{DmqMode, SipTransport};
 use crate::cx::Cx;
 use crate::io::{Mono, SocketId};
 
@@ -303,11 +303,12 @@ impl Peer {
     }
 
     /// Asks once more when it is time (see [`Peer::came_back`]).
-    pub(crate) fn look_again(&mut self, now: Mono) {
+    pub(crate) fn look_again(&mut self, mode: DmqMode, now: Mono) {
         if self.second_look.is_some_and(|at| at <= now) && !self.pull.is_open() {
             self.second_look = None;
-            // Quick pings leave a second at most; beyond this a dump costs the server more than that is worth.
-            if self.dump_messages() <= pull::CHEAP_MESSAGES {
+            // Quick pings leave a second at most. In a mesh others have heard it meanwhile, and beyond this a dump costs the
+            // server more than that is worth.
+            if mode == DmqMode::Bridge && self.dump_messages() <= pull::CHEAP_MESSAGES {
                 // Feeding goes on: all that may be missing is what it took in within a second.
                 self.again = true;
             }
