@@ -3,7 +3,7 @@
 //! Each [`Bug`] undoes one rule of docs/rules.md at the place where it is kept, in the way its *without it* describes, or
 //! one habit of the node that the rules rest on. The places read `if planted::on(Bug::..)`, here and in the node. Without
 //! the feature `planted` that is a constant `false`, and nothing of it is left in the program. With it one bug, or none,
-//! is chosen for the whole process by [`choose`].
+//! is chosen for the whole process by `choose`.
 //!
 //! Not among them, because the present code has no place for them, or because nobody could tell:
 //!

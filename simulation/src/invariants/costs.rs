@@ -58,7 +58,7 @@ fn within(size: Size, traffic: &Traffic) -> Result<(), String> {
 }
 
 impl Costs {
-    /// With the model that [`super::unique_dots`] keeps up to date.
+    /// With the model that `unique_dots` keeps up to date.
     pub const fn new(model: Shared) -> Self {
         Self { model }
     }

@@ -17,7 +17,7 @@ pub struct DialogOrder {
 }
 
 impl DialogOrder {
-    /// With the model that [`super::unique_dots`] keeps up to date.
+    /// With the model that `unique_dots` keeps up to date.
     pub const fn new(model: Shared) -> Self {
         Self { model, ranks: BTreeMap::new() }
     }

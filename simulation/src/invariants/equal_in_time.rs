@@ -16,7 +16,7 @@ pub struct EqualInTime {
 }
 
 impl EqualInTime {
-    /// With the model that [`super::unique_dots`] keeps up to date; it only helps to say what differs.
+    /// With the model that `unique_dots` keeps up to date; it only helps to say what differs.
     pub const fn new(model: Shared) -> Self {
         Self { model }
     }

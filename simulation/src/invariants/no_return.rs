@@ -28,7 +28,7 @@ pub struct NoReturn {
 }
 
 impl NoReturn {
-    /// With the model that [`super::unique_dots`] keeps up to date.
+    /// With the model that `unique_dots` keeps up to date.
     pub fn new(model: Shared, script: &Script) -> Self {
         let counters = script.htables.iter().filter(|(_, spec)| spec.counter).map(|(name, _)| htable::table(name));
         let held = script.nodes.iter().map(|_| Vec::new()).collect();

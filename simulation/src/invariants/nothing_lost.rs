@@ -38,7 +38,7 @@ struct OfNode {
 }
 
 impl NothingLost {
-    /// With the model that [`super::unique_dots`] keeps up to date.
+    /// With the model that `unique_dots` keeps up to date.
     pub fn new(model: Shared, script: &Script) -> Self {
         let nodes = script.nodes.iter().map(|_| OfNode::default()).collect();
         Self { model, facts: Facts::new(script), nodes, at_risk: Clock::new() }

@@ -51,7 +51,7 @@ struct Court<'a> {
 }
 
 impl Phones {
-    /// With the model that [`super::unique_dots`] keeps up to date.
+    /// With the model that `unique_dots` keeps up to date.
     pub fn new(model: Shared, script: &Script) -> Self {
         Self { model, facts: Facts::new(script), cells: BTreeMap::new() }
     }

@@ -19,7 +19,7 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// With the model that [`super::unique_dots`] keeps up to date.
+    /// With the model that `unique_dots` keeps up to date.
     pub fn new(model: Shared, script: &Script) -> Self {
         let hostile = |ix| script.servers.iter().any(|server| server.hostile && server.nodes.contains(&ix));
         let believes_hostile = script.nodes.iter().map(|spec| hostile(spec.ix)).collect();

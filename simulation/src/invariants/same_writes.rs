@@ -23,7 +23,7 @@ pub struct SameWrites {
 }
 
 impl SameWrites {
-    /// With the model that [`super::unique_dots`] keeps up to date.
+    /// With the model that `unique_dots` keeps up to date.
     pub const fn new(model: Shared) -> Self {
         Self { model, next: 0 }
     }
