@@ -274,7 +274,7 @@ impl Dmq {
                     _ => {
                         requests::keep_ruid(peer, change, cx);
                         peer.hasten_contest(change.slot, cx.now.mono);
-                        // A 5.6 refuses the stamped entries of a 6 (docs/kdmq.md 7.6).
+                        // A 5.6 refuses the stamped entries of a 6 (docs/kdmq.md 7.4).
                         let understood =
                             !stamps || peer.generation == Generation::V6 || is_contact(change.slot, cx.replica);
                         let direct = understood

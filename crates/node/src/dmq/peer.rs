@@ -311,6 +311,8 @@ impl Peer {
             if mode == DmqMode::Bridge && self.dump_messages() <= pull::CHEAP_MESSAGES {
                 // Feeding goes on: all that may be missing is what it took in within a second.
                 self.again = true;
+            } else {
+                self.repeated.clear();
             }
         }
     }
