@@ -264,7 +264,7 @@ fn arrived(arrival: Option<Arrival<'_>>, dmq: &mut Dmq, front: &mut Front, journ
         None => {}
         Some(Arrival::Response { ask, code, message }) => {
             let server = message.server();
-            let how = Ended::Answered { code, server: server.as_deref(), body: message.body };
+            let how = Ended::Answered { code, server: server.as_deref(), body: message.body, size: message.size() };
             dmq.ended(ask, how, front, cx);
         }
         Some(Arrival::Request(request)) => {

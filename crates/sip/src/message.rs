@@ -123,6 +123,11 @@ pub struct Envelope<'a> {
 }
 
 impl<'a> Message<'a> {
+    /// How long it is on the wire, bytes.
+    pub const fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The method of a request.
     pub const fn method(&self) -> Option<&'a [u8]> {
         match self.start {

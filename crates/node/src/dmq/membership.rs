@@ -19,6 +19,9 @@ use crate::cx::Cx;
 use crate::front::{Front, Outgoing, is_trusted};
 use crate::io::{Level, Mono, SocketId};
 
+/// The channel of node lists.
+pub(super) const CHANNEL: &str = "notification_peer";
+
 /// Servers that a node attends to at most.
 const PEERS_MAX: usize = 256;
 
@@ -167,7 +170,7 @@ impl Dmq {
     }
 
     /// The node list that a server is told.
-    fn list_for(&self, id: PeerId, nodes: &[SocketAddr], cx: &Cx<'_>) -> Vec<u8> {
+    pub(super) fn list_for(&self, id: PeerId, nodes: &[SocketAddr], cx: &Cx<'_>) -> Vec<u8> {
         let Some(peer) = self.peers.get(&id) else { return Vec::new() };
         let Some(own) = cx.config.sip.get(usize::from(peer.socket.0)) else { return Vec::new() };
         let mut addresses = vec![Address { addr: own.addr, transport: own.transport }];
@@ -230,12 +233,13 @@ impl Dmq {
         let outgoing = Outgoing {
             to: &peer.address,
             socket: peer.socket,
-            channel: "notification_peer",
+            channel: CHANNEL,
             max_forwards: if peer.heard.is_none() { 2 } else { 1 },
             content_type: "text/plain",
             body: &body,
             give_up_ms,
             retransmit: true,
+            padding: 0,
             ask: Ask::Ping(id),
         };
         front.send(outgoing, cx);
@@ -257,7 +261,7 @@ impl Dmq {
     pub(crate) fn ping_ended(&mut self, id: PeerId, how: Ended<'_>, front: &mut Front, cx: &mut Cx<'_>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.ping_open = false;
-        let Ended::Answered { code, server, body } = how else {
+        let Ended::Answered { code, server, body, size } = how else {
             peer.pings_missed += 1;
             let quiet = peer.heard.is_none_or(|h| cx.now.mono.ms_since(h) > PING_GIVE_UP_MS);
             if quiet || peer.pings_missed > 1 {
@@ -273,6 +277,7 @@ impl Dmq {
         }
         peer.pings_missed = 0;
         peer.answered = true;
+        peer.ping_answer = size;
         if cx.now.mono.ms_since(peer.pinged_at) >= PROMPT_MS {
             peer.came_back(cx.now.mono);
         }
@@ -340,7 +345,7 @@ impl Ask {
     /// The server that was asked.
     pub(crate) fn peer(&self) -> PeerId {
         match self {
-            Self::Ping(peer) | Self::Pull { peer, .. } | Self::Feed { peer, .. } => *peer,
+            Self::Ping(peer) | Self::Pull { peer, .. } | Self::Echo { peer, .. } | Self::Feed { peer, .. } => *peer,
         }
     }
 }

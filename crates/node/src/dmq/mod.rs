@@ -9,6 +9,7 @@
 //! | `owner` | which of several nodes speaks for it |
 //! | `usrloc_in`, `htable_in`, `counters` | what its messages mean |
 //! | `pull` | its dumps, and what they do not show |
+//! | `changes` | what a changed cell means for it |
 //! | `feed` | what it is told |
 //! | `leases` | its contacts that outlive a cell |
 //! | `orphans` | what it holds and nobody else knows any more |
@@ -19,6 +20,7 @@
 //! to the merge. Invariant: a server's entry in the book never claims more than was learned.
 
 mod book;
+mod changes;
 mod counters;
 mod facts;
 mod feed;
@@ -38,10 +40,8 @@ mod views;
 use std::collections::BTreeMap;
 
 use crdt::planted::{self, Bug};
-use crdt::{Cause, Change, NodeId, Wall, counter};
-use kdmq::Generation;
+use crdt::{NodeId, Wall};
 use kdmq::life::CallIdCounter as Mark;
-use tables::location;
 
 pub(crate) use counters::{deadline as counter_deadline, is_counter};
 pub(crate) use facts::{Expiry, Facts};
@@ -53,7 +53,7 @@ pub(crate) use usrloc_in::{contact_of, drop_aliases};
 
 use self::owner::Holding;
 use self::peer::Phase;
-use self::pull::Next;
+use self::pull::{Next, Verdict};
 use crate::config::{Config, DmqMode};
 use crate::cx::Cx;
 use crate::front::{Front, Outgoing};
@@ -103,6 +103,8 @@ pub(crate) enum Ask {
     Ping(PeerId),
     /// A question for everything.
     Pull { peer: PeerId, channel: DataChannel, number: u32 },
+    /// Whether large answers arrive.
+    Echo { peer: PeerId, number: u32 },
     /// News.
     Feed { peer: PeerId, fed: Fed },
 }
@@ -111,7 +113,7 @@ pub(crate) enum Ask {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ended<'a> {
     /// With this final response.
-    Answered { code: u16, server: Option<&'a [u8]>, body: &'a [u8] },
+    Answered { code: u16, server: Option<&'a [u8]>, body: &'a [u8], size: usize },
     /// Without any.
     TimedOut,
 }
@@ -209,6 +211,11 @@ impl Dmq {
                     peer.pull.answered(channel, number, code, cx.now.mono);
                 }
             }
+            Ask::Echo { peer, number } => {
+                let Some(peer) = self.peers.get_mut(&peer) else { return };
+                let arrived = matches!(how, Ended::Answered { .. });
+                peer.pull.echoed(number, arrived, cx.now.mono);
+            }
             Ask::Feed { peer: id, fed } => {
                 let Some(peer) = self.peers.get_mut(&id) else { return };
                 match how {
@@ -225,76 +232,6 @@ impl Dmq {
                         }
                     }
                 }
-            }
-        }
-    }
-
-    /// Cells have changed: every book that relied on what was there is put right, and the servers
-    /// that do not hold the new version are to be told.
-    pub(crate) fn on_changes(&mut self, changes: &[Change], cx: &mut Cx<'_>) {
-        for change in changes {
-            if let (Cause::Forgotten, Some(old), true) = (change.cause, &change.old, cx.durable()) {
-                self.forget_entries(old);
-            }
-            let counter = counters::key_of(change, cx);
-            if let Some((table, key)) = &counter
-                && change.cause != Cause::Local
-            {
-                counter::drop_outdated(cx.replica, cx.now.wall, (table, key), 0);
-            }
-            // With the last contribution, at about this time, the entries of the servers end too.
-            let expired = change.cause == Cause::Expired
-                && counter.as_ref().is_some_and(|(t, k)| counters::value(cx.replica, (t, k), cx.now.wall).is_none());
-            let dropped = change.cause == Cause::Forgotten && orphans::was_alive(change, cx.now.wall);
-            let mut orphans = Vec::new();
-            // Whom the sender tells its updates itself.
-            let sender = self.by_tag.get(&change.via).copied();
-            let stamps = sender.and_then(|id| self.peers.get(&id)).is_some_and(|p| p.generation == Generation::V6);
-            let told = sender.and_then(|id| Some((id, self.lend_lists(id)?)));
-            for peer in self.peers.values_mut() {
-                match change.cause {
-                    Cause::Forgotten => {
-                        if let (Some(entry), true) = (peer.forget_cell(change.slot, cx.replica), dropped) {
-                            orphans.push((peer.id, entry));
-                        }
-                    }
-                    Cause::Expired => {
-                        if let Some(key) = expired.then_some(counter.as_ref()).flatten() {
-                            peer.counters.drop_entry(key);
-                        }
-                    }
-                    _ if counter.is_some() => {
-                        if let Some(key) = &counter {
-                            if change.cause == Cause::Local {
-                                peer.counters.counted(key);
-                            }
-                            peer.counters.touch(key.clone());
-                        }
-                    }
-                    _ => {
-                        requests::keep_ruid(peer, change, cx);
-                        peer.hasten_contest(change.slot, cx.now.mono);
-                        // A 5.6 refuses the stamped entries of a 6 (docs/kdmq.md 7.4).
-                        let understood =
-                            !stamps || peer.generation == Generation::V6 || is_contact(change.slot, cx.replica);
-                        let direct = understood
-                            && is_fresh(change.slot, cx)
-                            && told.as_ref().is_some_and(|(id, lists)| *id != peer.id && lists.contains(&peer.uri));
-                        if peer.owned && !(direct && requests::presume(peer, change, cx)) {
-                            peer.hold_removal(change.slot, cx.replica);
-                            peer.feed.enqueue(change.slot);
-                        }
-                        if peer.owned {
-                            usrloc_in::alias(peer, change.slot, cx);
-                        }
-                    }
-                }
-            }
-            if let Some((id, lists)) = told {
-                self.return_lists(id, lists);
-            }
-            if !orphans.is_empty() {
-                self.bury(change, orphans, cx);
             }
         }
     }
@@ -355,13 +292,16 @@ impl Dmq {
         }
         match peer.pull.look(cx.now.mono) {
             Next::Send(channel) => ask(peer, channel, front, cx),
-            Next::Conclude => {
-                if pull::conclude(peer, &self.facts, cx) {
-                    start_pull(peer, front, cx);
-                } else {
-                    counters::after_pull(peer, cx);
+            Next::Conclude => match pull::conclude(peer, &self.facts, cx) {
+                Verdict::AskAgain => start_pull(peer, front, cx),
+                Verdict::Prove => {
+                    let list = self.list_for(id, &self.nodes, cx);
+                    if let Some(peer) = self.peers.get_mut(&id) {
+                        prove(peer, &list, front, cx);
+                    }
                 }
-            }
+                Verdict::Over => counters::after_pull(peer, cx),
+            },
             Next::Wait if peer.pull_due(cx.config.dmq.mode).is_some_and(|at| at <= cx.now.mono) => {
                 start_pull(peer, front, cx)
             }
@@ -428,17 +368,6 @@ impl Peer {
     }
 }
 
-/// Whether it was written just now. What a server repeats after a silence it told the others long ago.
-fn is_fresh(slot: crdt::Slot, cx: &Cx<'_>) -> bool {
-    const FRESH_MS: u64 = 1_000;
-    cx.replica.cell(slot).is_some_and(|cell| cell.order.stamp.time.ms() + FRESH_MS > cx.now.wall.0)
-}
-
-/// Whether the cell is one of the registrations.
-fn is_contact(slot: crdt::Slot, replica: &crdt::Replica) -> bool {
-    replica.cell(slot).is_some_and(|cell| cell.table == location::TABLE)
-}
-
 /// Asks a server for everything.
 fn start_pull(peer: &mut Peer, front: &mut Front, cx: &mut Cx<'_>) {
     peer.drop_old_touches(cx.now.mono);
@@ -461,9 +390,31 @@ fn ask(peer: &mut Peer, channel: DataChannel, front: &mut Front, cx: &mut Cx<'_>
         body: channel.sync(),
         give_up_ms: PULL_GIVE_UP_MS,
         retransmit: false,
+        padding: 0,
         ask,
     };
     front.send(outgoing, cx);
+}
+
+/// Asks for answers as long as the longest message of a server, to see whether they arrive.
+fn prove(peer: &mut Peer, list: &[u8], front: &mut Front, cx: &mut Cx<'_>) {
+    let padding = peer.echo_padding();
+    for _ in 0..peer.pull.prove(cx.now.mono) {
+        peer.figures.requests_out += 1;
+        let outgoing = Outgoing {
+            to: &peer.address,
+            socket: peer.socket,
+            channel: membership::CHANNEL,
+            max_forwards: 1,
+            content_type: "text/plain",
+            body: list,
+            give_up_ms: GIVE_UP_MS,
+            retransmit: true,
+            padding,
+            ask: Ask::Echo { peer: peer.id, number: peer.pull.number },
+        };
+        front.send(outgoing, cx);
+    }
 }
 
 fn send(peer: &mut Peer, request: feed::Request, front: &mut Front, cx: &mut Cx<'_>) {
@@ -478,6 +429,7 @@ fn send(peer: &mut Peer, request: feed::Request, front: &mut Front, cx: &mut Cx<
         body: &request.body,
         give_up_ms: GIVE_UP_MS,
         retransmit: true,
+        padding: 0,
         ask: Ask::Feed { peer: peer.id, fed: request.fed },
     };
     front.send(outgoing, cx);

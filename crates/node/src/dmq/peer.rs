@@ -104,6 +104,10 @@ pub(crate) struct Peer {
     pub(crate) pings_missed: u32,
     /// Whether it ever answered one.
     pub(crate) answered: bool,
+    /// How long the answer to the last one was, bytes.
+    pub(crate) ping_answer: usize,
+    /// Its longest request so far, bytes.
+    pub(crate) longest: usize,
     /// Whether its last list names us as active: only then does it send us updates.
     pub(crate) lists_us: bool,
     /// The other nodes that it lists as active, and so tells its updates directly.
@@ -226,6 +230,8 @@ impl Peer {
             pinged_at: now,
             pings_missed: 0,
             answered: false,
+            ping_answer: 0,
+            longest: 0,
             lists_us: false,
             lists: BTreeSet::new(),
             gap: true,
@@ -315,6 +321,13 @@ impl Peer {
                 self.repeated.clear();
             }
         }
+    }
+
+    /// How much longer than an ordinary ping's answer its longest request is, bytes. Whatever way loses large datagrams loses
+    /// those of 4 kB, which are fragments.
+    pub(crate) fn echo_padding(&self) -> usize {
+        const ENOUGH: usize = 4_096;
+        self.longest.min(ENOUGH).saturating_sub(self.ping_answer)
     }
 
     /// What a dump of it takes at least, messages.

@@ -4,6 +4,9 @@
 //! retransmission, because every copy starts another dump (docs/kdmq.md 9.2). The 200 ends a dump, but its
 //! last messages may still be on the way; a gap in the Call-ID counters shows lost ones (docs/kdmq.md 9.3).
 //!
+//! A lost tail leaves no gap, and a way that carries the 200 may lose every large datagram: before an absence counts, the
+//! server is asked for answers of that size ([`Pull::prove`]).
+//!
 //! Invariant: an absence becomes a removal only after a dump that is known to be complete, of the
 //! life in which this very server had shown that it holds this very version; and a great many
 //! absences only after a second dump says the same.
@@ -18,6 +21,7 @@ use super::book::{Proof, Version};
 use super::facts::{Expiry, Facts};
 use super::life::{Arrived, Dump};
 use super::peer::Peer;
+use crate::config::SipTransport;
 use crate::cx::Cx;
 use crate::io::{Level, Mono};
 
@@ -32,11 +36,24 @@ const QUICK_MS: u64 = 200;
 /// 0.5, 1.5, 3.5 and 7.5 s.
 const GAP_MS: u64 = 9_000;
 
+/// A dump is over this long after its 200 whatever comes then: those are live messages of a process that is not known yet.
+const OVER_MS: u64 = 5_000;
+
 /// Complete silence after a question, before it is asked again.
 const SILENCE_MS: u64 = 6_000;
 
 /// After this nothing of a dump can be on its way any more, milliseconds: its sender has given up repeating it.
 const LATE_MS: u64 = 40_000;
+
+/// The same where something is lost on the way, as late echoes show: the third retransmission of a lost tail has had its
+/// chance.
+const LOSSY_QUIET_MS: u64 = 4_000;
+
+/// An echo that comes later than this was lost at first, milliseconds: RFC 3261's T1.
+const PROMPT_MS: u64 = 500;
+
+/// How many echoes are asked for.
+const ECHOES: u32 = 3;
 
 /// Questions asked in one pull and channel.
 const TRIES: u32 = 3;
@@ -62,6 +79,7 @@ pub(crate) struct Pull {
     /// The last message of contacts, and whether the process that sent it was seen to send nothing more of them.
     tail: Option<Mark>,
     tail_seen: bool,
+    echoes: Echoes,
     /// Whether the server sent any request of its present life since the question.
     heard_since: bool,
     /// Whether the entries are wanted though nothing was missed.
@@ -84,7 +102,7 @@ pub(crate) struct Pull {
 struct Stage {
     ask: DataChannel,
     tries: u32,
-    answered: bool,
+    answered: Option<Mono>,
     last: Mono,
     arrived: Arrived,
 }
@@ -97,6 +115,20 @@ enum Outcome {
     /// The server has no such channel.
     Absent,
     Partial,
+}
+
+/// Whether large answers arrive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Echoes {
+    /// Nothing had to be proven.
+    #[default]
+    Unwanted,
+    /// So many are on their way.
+    Awaited { left: u32, since: Mono, late: bool },
+    /// All have come.
+    Heard { late: bool, since: Mono },
+    /// One never came.
+    Lost,
 }
 
 /// Messages of a dump of which even the smallest server has the memory, 10 to 20 kB each. The end of a larger one may be
@@ -112,6 +144,17 @@ pub(crate) enum Next {
     Send(DataChannel),
     /// It is over: [`conclude`] it.
     Conclude,
+}
+
+/// What a finished pull leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is done with.
+    Over,
+    /// A second dump has to confirm a great loss.
+    AskAgain,
+    /// Absences count only if the server's large datagrams reach us: [`Pull::prove`], and look again.
+    Prove,
 }
 
 impl Pull {
@@ -131,6 +174,7 @@ impl Pull {
         self.messages = 0;
         self.tail = None;
         self.tail_seen = false;
+        self.echoes = Echoes::Unwanted;
         self.begun = now;
         self.retry_at = None;
         let only_entries = std::mem::take(&mut self.entries_wanted) && !everything && self.finished;
@@ -183,7 +227,7 @@ impl Pull {
     pub(crate) fn answered(&mut self, ask: DataChannel, number: u32, code: u16, now: Mono) {
         let current = self.number == number;
         let Some(stage) = self.stage.as_mut().filter(|s| current && s.ask == ask) else { return };
-        stage.answered = true;
+        stage.answered.get_or_insert(now);
         stage.last = stage.last.max(now);
         if code == 404 {
             *self.outcome(ask) = Outcome::Absent;
@@ -197,17 +241,59 @@ impl Pull {
         }
     }
 
+    /// Opens the pull once more, until the server's echoes have come. Returns how many to ask for.
+    pub(crate) fn prove(&mut self, now: Mono) -> u32 {
+        self.stage = Some(Stage::new(DataChannel::Htable, now));
+        self.echoes = Echoes::Awaited { left: ECHOES, since: now, late: false };
+        ECHOES
+    }
+
+    /// An echo has come, or never will.
+    pub(crate) fn echoed(&mut self, number: u32, arrived: bool, now: Mono) {
+        let Echoes::Awaited { left, since, late } = self.echoes else { return };
+        let late = late || now.ms_since(since) >= PROMPT_MS;
+        match (number == self.number, arrived, left) {
+            (false, ..) => {}
+            (_, false, _) => self.echoes = Echoes::Lost,
+            (.., ..=1) => self.echoes = Echoes::Heard { late, since },
+            (.., left) => self.echoes = Echoes::Awaited { left: left - 1, since, late },
+        }
+    }
+
+    /// When nothing that was lost at first is on its way any more.
+    fn lossy_due(&self, since: Mono) -> Mono {
+        let quiet = self.stage.as_ref().map_or(since, |stage| stage.last).plus_ms(LOSSY_QUIET_MS);
+        quiet.min(since.plus_ms(LOSSY_QUIET_MS + OVER_MS))
+    }
+
+    /// Waits for the echoes; without one of them no dump counts as complete.
+    fn look_at_echoes(&mut self, now: Mono) -> Next {
+        match self.echoes {
+            Echoes::Awaited { .. } => return Next::Wait,
+            Echoes::Heard { late: true, since } if now < self.lossy_due(since) => return Next::Wait,
+            Echoes::Unwanted | Echoes::Heard { .. } => {}
+            Echoes::Lost => {
+                for outcome in [&mut self.contacts, &mut self.entries] {
+                    if *outcome == Outcome::Complete {
+                        *outcome = Outcome::Partial;
+                    }
+                }
+            }
+        }
+        self.stage = None;
+        Next::Conclude
+    }
+
     /// What has to be done now.
     pub(crate) fn look(&mut self, now: Mono) -> Next {
+        if self.is_open() && self.echoes != Echoes::Unwanted {
+            return self.look_at_echoes(now);
+        }
         let Some(stage) = &mut self.stage else { return Next::Wait };
-        let quiet = now.ms_since(stage.last);
-        let missing = stage.arrived.missing();
-        let over = stage.answered && missing == 0 && quiet >= self.quiet_ms;
-        let lost = stage.answered && missing > 0 && quiet >= GAP_MS;
-        let silent = !stage.answered && quiet >= SILENCE_MS;
-        if !(over || lost || silent) {
+        if now < stage.due(self.quiet_ms) {
             return Next::Wait;
         }
+        let over = stage.answered.is_some() && stage.arrived.missing() == 0;
         if !over && stage.tries < TRIES {
             let (ask, tries) = (stage.ask, stage.tries + 1);
             *stage = Stage { tries, ..Stage::new(ask, now) };
@@ -237,12 +323,14 @@ impl Pull {
     /// When to look again.
     pub(crate) fn next_wakeup(&self) -> Option<Mono> {
         let stage = self.stage.as_ref()?;
-        let wait = match (stage.answered, stage.arrived.missing()) {
-            (true, 0) => self.quiet_ms,
-            (true, _) => GAP_MS,
-            (false, _) => SILENCE_MS,
-        };
-        Some(stage.last.plus_ms(wait))
+        match self.echoes {
+            Echoes::Unwanted => {}
+            // Their transactions wake us.
+            Echoes::Awaited { .. } => return None,
+            Echoes::Heard { late: true, since } => return Some(self.lossy_due(since)),
+            Echoes::Heard { .. } | Echoes::Lost => return Some(stage.last),
+        }
+        Some(stage.due(self.quiet_ms))
     }
 
     /// Whether the last pull got everything.
@@ -258,7 +346,8 @@ impl Pull {
     /// When a pull that only proves what the server holds is cheap enough: a moment after the last answer to a feed, and
     /// such that it costs the server neither many transactions nor much of its time. `messages` is what its dump takes at least.
     pub(crate) fn may_verify_at(&self, fed: Option<Mono>, messages: u64) -> Option<Mono> {
-        const PER_MESSAGE_MS: u64 = 20;
+        // Ten messages a second at most: about what its phones cost it.
+        const PER_MESSAGE_MS: u64 = 100;
         const SHARE: u64 = 50;
         const BETWEEN_MS: u64 = 3_000;
         const AFTER_FEED_MS: u64 = 1_000;
@@ -272,13 +361,25 @@ impl Pull {
 
 impl Stage {
     fn new(ask: DataChannel, now: Mono) -> Self {
-        Self { ask, tries: 1, answered: false, last: now, arrived: Arrived::default() }
+        Self { ask, tries: 1, answered: None, last: now, arrived: Arrived::default() }
+    }
+
+    /// When it is over, or has failed, if nothing more comes.
+    fn due(&self, quiet_ms: u64) -> Mono {
+        let (quiet, at_most) = match self.arrived.missing() {
+            0 => (quiet_ms, OVER_MS),
+            _ => (GAP_MS, 2 * GAP_MS),
+        };
+        match self.answered {
+            Some(at) => self.last.plus_ms(quiet).min(at.plus_ms(at_most)),
+            None => self.last.plus_ms(SILENCE_MS),
+        }
     }
 }
 
 /// Draws the consequences of a finished pull: what the server has dropped is removed, what it lacks
-/// is queued. Returns whether another pull has to confirm a great loss first.
-pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> bool {
+/// is queued. Or tells what has to come first.
+pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdict {
     let now_s = cx.now.wall.0 / 1_000;
     let mut absent = absent(peer, facts, cx);
     if planted::on(Bug::AbsenceIgnored) {
@@ -294,7 +395,12 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> bool 
             peer.book.len()
         );
         cx.log(Level::Warn, text);
-        return true;
+        return Verdict::AskAgain;
+    }
+    // A stream loses nothing.
+    let datagrams = peer.address.transport == SipTransport::Udp;
+    if !absent.gone.is_empty() && datagrams && peer.pull.echoes == Echoes::Unwanted {
+        return Verdict::Prove;
     }
     peer.pull.suspected = 0;
     for (slot, order) in absent.gone {
@@ -327,7 +433,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> bool 
         cx.log(Level::Warn, text);
     }
     enqueue_lacking(peer, cx);
-    false
+    Verdict::Over
 }
 
 struct Absent {

@@ -87,6 +87,7 @@ impl Dmq {
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         peer.heard = Some(cx.now.mono);
+        peer.longest = peer.longest.max(message.size());
         peer.pull.heard();
         self.is_there(id, cx);
         match channel {

@@ -129,6 +129,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) give_up_ms: u64,
     /// Whether timer E runs (over UDP).
     pub(crate) retransmit: bool,
+    /// Bytes of padding, in the Via: the answer is longer by as many (RFC 3261 section 8.2.6.2).
+    pub(crate) padding: usize,
     /// Comes back with the outcome.
     pub(crate) ask: Ask,
 }

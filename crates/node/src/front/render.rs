@@ -39,9 +39,13 @@ pub(super) fn build(outgoing: &Outgoing<'_>, token: u64, config: &Config) -> Opt
         SipTransport::Tcp => ("TCP", ";transport=tcp"),
     };
     let (us, channel) = (local.addr, outgoing.channel);
+    let padding = match outgoing.padding {
+        0 => String::new(),
+        bytes => format!(";{:x<bytes$}", "pad="),
+    };
     let uri = format!("sip:{channel}@{}{}", outgoing.to.addr, param);
     let message = MessageBuilder::request(b"KDMQ", uri.as_bytes())
-        .header("Via", format!("SIP/2.0/{transport} {us};branch={}", branch(token)))
+        .header("Via", format!("SIP/2.0/{transport} {us};branch={}{padding}", branch(token)))
         .header("To", format!("<{uri}>"))
         .header("From", format!("<sip:{channel}@{us}{param}>;tag={token:016x}"))
         .header("CSeq", "10 KDMQ")

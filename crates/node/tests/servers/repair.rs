@@ -1,6 +1,6 @@
 //! Servers that were cut off, restarted or silent.
 
-use crate::world::{World, config, text, two};
+use crate::world::{Weather, World, config, text, two};
 use starling_node::{Command, CommandId, Config, Input};
 
 const A: &str = "sip:alice@192.0.2.1:5060";
@@ -45,6 +45,59 @@ fn what_a_cut_off_server_removed_and_what_it_took_in_is_so_everywhere_after_its_
         assert!(world.shows("alice").is_empty(), "{name}");
         assert_eq!((world.shows("bob"), world.shows("carol")), (vec![B.into()], vec![C.into()]), "{name}");
         assert_eq!(world.entry("plain", "k"), None, "{name}");
+    }
+}
+
+/// Longer than any ping and its answer, shorter than any contact.
+const BLACK_HOLE: usize = 560;
+
+#[test]
+fn a_way_that_loses_every_large_datagram_removes_nothing() {
+    let (mut world, k1, k2) = settled();
+    world.server(k1).reachable = false;
+    world.run_ms(20_000);
+    world.black_hole = Some(BLACK_HOLE);
+    world.server(k1).reachable = true;
+    let questions = world.server(k1).received.len();
+    world.run_ms(50_000);
+    let asked = world.server(k1).received[questions..].iter().filter(|(c, _)| c == "usrloc").count();
+    assert!(asked > 0, "it was asked for everything");
+    assert_eq!(world.shows("alice"), [A], "its dump arrived empty");
+    assert_eq!(world.entry("plain", "k").as_deref(), Some("old"));
+    assert_eq!(world.server(k2).holds("alice"), [A]);
+    assert!(world.log.iter().any(|line| line.contains("arrived with gaps")), "{:?}", world.log);
+}
+
+#[test]
+fn a_removal_counts_as_soon_as_large_datagrams_arrive_again() {
+    let (mut world, k1, k2) = settled();
+    world.server(k1).reachable = false;
+    world.run_ms(20_000);
+    world.server(k1).unregister("alice", A);
+    world.server(k1).forget_open();
+    world.black_hole = Some(BLACK_HOLE);
+    world.server(k1).reachable = true;
+    world.run_ms(50_000);
+    assert_eq!(world.shows("alice"), [A], "its emptiness is not proven");
+    world.black_hole = None;
+    world.run_until(70_000, "the next dump is believed", |w| w.shows("alice").is_empty());
+    world.run_ms(2_000);
+    assert!(world.server(k2).holds("alice").is_empty());
+}
+
+#[test]
+fn a_dump_whose_only_message_is_lost_twice_removes_nothing() {
+    for seed in 1..=40 {
+        let (mut world, k1, k2) = settled();
+        world.server(k1).reachable = false;
+        world.run_ms(20_000);
+        world.weather = Some(Weather { seed, delay_ms: 5, lost: 40 });
+        world.server(k1).reachable = true;
+        for _ in 0..60 {
+            world.run_ms(500);
+            assert_eq!(world.shows("alice"), [A], "seed {seed}");
+        }
+        assert_eq!(world.server(k2).holds("alice"), [A], "seed {seed}");
     }
 }
 
@@ -107,6 +160,20 @@ fn what_changed_elsewhere_while_a_server_was_cut_off_is_told_once_it_is_back() {
     assert_eq!(world.server(k2).entry("plain", "k").as_deref(), Some("b"));
     let sets = world.server(k2).received[before..].iter().filter(|(_, b)| b.starts_with(b"{\"action\":2")).count();
     assert!(sets <= 4, "twenty writes are told as one: {sets}");
+}
+
+#[test]
+fn a_server_whose_phones_never_rest_is_fed_all_the_same() {
+    let (mut world, _, _) = settled();
+    let k3 = world.start("127.0.0.13:5060");
+    for cseq in 1..=150 {
+        let wall = world.wall_s();
+        // From its start on, so that nobody knows yet which of its processes sends dumps.
+        world.server(k3).register("bob", B, "c2", cseq, 6_000, wall);
+        world.run_ms(100);
+    }
+    assert_eq!(world.server(k3).holds("alice"), [A]);
+    assert_eq!(world.server(k3).entry("plain", "k").as_deref(), Some("old"));
 }
 
 #[test]

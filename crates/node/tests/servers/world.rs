@@ -54,6 +54,8 @@ pub(crate) struct World {
     pub(crate) log: Vec<String>,
     /// What happens to packets on their way; without it each arrives at once.
     pub(crate) weather: Option<Weather>,
+    /// Longer packets are lost, without a word.
+    pub(crate) black_hole: Option<usize>,
     /// Packets on the way, by arrival.
     wire: BTreeMap<(u64, u64), Packet>,
     packets: u64,
@@ -95,7 +97,7 @@ fn plant() {
     #[cfg(feature = "planted")]
     if let Ok(name) = std::env::var("STARLING_PLANT") {
         let bug = crdt::planted::Bug::by_name(&name).expect("STARLING_PLANT names a bug");
-        crdt::planted::choose(Some(bug));
+        assert!(crdt::planted::choose(Some(bug)));
     }
 }
 
@@ -113,6 +115,7 @@ impl World {
             config,
             log: Vec::new(),
             weather: None,
+            black_hole: None,
             wire: BTreeMap::new(),
             packets: 0,
         };
@@ -192,6 +195,10 @@ impl World {
     }
 
     fn travel(&mut self, packet: Packet) {
+        let (Packet::ToNode { bytes, .. } | Packet::ToServer { bytes, .. }) = &packet;
+        if self.black_hole.is_some_and(|longest| bytes.len() > longest) {
+            return;
+        }
         let Some(weather) = &mut self.weather else { return self.arrive(packet) };
         if let Some(delay) = weather.fate() {
             self.packets += 1;

@@ -1,0 +1,108 @@
+//! What a changed cell means for the servers: whose books are out of date, and who is to be told.
+//!
+//! It leaves the telling to `feed`. Invariant: a server that does not hold the new version has it queued, unless another
+//! server tells it the same.
+
+use std::collections::BTreeSet;
+
+use crdt::{Cause, Change, counter};
+use kdmq::Generation;
+use tables::location;
+
+use super::{Dmq, Peer, PeerId, counters, orphans, requests, usrloc_in};
+use crate::cx::Cx;
+
+impl Dmq {
+    /// Cells have changed: every book that relied on what was there is put right, and the servers
+    /// that do not hold the new version are to be told.
+    pub(crate) fn on_changes(&mut self, changes: &[Change], cx: &mut Cx<'_>) {
+        for change in changes {
+            if let (Cause::Forgotten, Some(old), true) = (change.cause, &change.old, cx.durable()) {
+                self.forget_entries(old);
+            }
+            let counter = counters::key_of(change, cx);
+            if let Some((table, key)) = &counter
+                && change.cause != Cause::Local
+            {
+                counter::drop_outdated(cx.replica, cx.now.wall, (table, key), 0);
+            }
+            // With the last contribution, at about this time, the entries of the servers end too.
+            let expired = change.cause == Cause::Expired
+                && counter.as_ref().is_some_and(|(t, k)| counters::value(cx.replica, (t, k), cx.now.wall).is_none());
+            let dropped = change.cause == Cause::Forgotten && orphans::was_alive(change, cx.now.wall);
+            let mut orphans = Vec::new();
+            let told = self.lend_told(change, cx);
+            for peer in self.peers.values_mut() {
+                match change.cause {
+                    Cause::Forgotten => {
+                        if let (Some(entry), true) = (peer.forget_cell(change.slot, cx.replica), dropped) {
+                            orphans.push((peer.id, entry));
+                        }
+                    }
+                    Cause::Expired => {
+                        if let Some(key) = expired.then_some(counter.as_ref()).flatten() {
+                            peer.counters.drop_entry(key);
+                        }
+                    }
+                    _ if counter.is_some() => {
+                        if let Some(key) = &counter {
+                            if change.cause == Cause::Local {
+                                peer.counters.counted(key);
+                            }
+                            peer.counters.touch(key.clone());
+                        }
+                    }
+                    _ => {
+                        requests::keep_ruid(peer, change, cx);
+                        peer.hasten_contest(change.slot, cx.now.mono);
+                        let direct = told.as_ref().is_some_and(|told| told.to(peer));
+                        if peer.owned && !(direct && requests::presume(peer, change, cx)) {
+                            peer.hold_removal(change.slot, cx.replica);
+                            peer.feed.enqueue(change.slot);
+                        }
+                        if peer.owned {
+                            usrloc_in::alias(peer, change.slot, cx);
+                        }
+                    }
+                }
+            }
+            if let Some(told) = told {
+                self.return_lists(told.by, told.lists);
+            }
+            if !orphans.is_empty() {
+                self.bury(change, orphans, cx);
+            }
+        }
+    }
+
+    /// Whom the server that a change came from has told it itself.
+    fn lend_told(&mut self, change: &Change, cx: &Cx<'_>) -> Option<Told> {
+        let by = *self.by_tag.get(&change.via)?;
+        let sender = self.peers.get(&by).filter(|sender| !sender.lists.is_empty())?;
+        let stamps = sender.generation == Generation::V6;
+        let cell = cx.replica.cell(change.slot);
+        let contact = cell.as_ref().is_some_and(|cell| cell.table == location::TABLE);
+        let fresh = cell.is_some_and(|cell| cell.order.stamp.time.ms() + FRESH_MS > cx.now.wall.0);
+        Some(Told { by, lists: self.lend_lists(by)?, fresh, stamped: stamps && !contact })
+    }
+}
+
+/// What a server tells others is news for so long, milliseconds: what it repeats after a silence it told them long ago.
+const FRESH_MS: u64 = 1_000;
+
+/// What a server has told others itself.
+struct Told {
+    by: PeerId,
+    lists: BTreeSet<String>,
+    fresh: bool,
+    /// Whether it carries a stamp, which a 5.6 refuses (docs/kdmq.md 7.4).
+    stamped: bool,
+}
+
+impl Told {
+    /// Whether it told this one, and was understood.
+    fn to(&self, peer: &Peer) -> bool {
+        let understood = !self.stamped || peer.generation == Generation::V6;
+        understood && self.fresh && self.by != peer.id && self.lists.contains(&peer.uri)
+    }
+}
