@@ -72,6 +72,7 @@ pub mod view;
 mod world;
 
 pub use builder::Sim;
+pub use crdt::planted;
 pub use invariants::{Invariant, Moment, Violation};
 pub use run::{Options, Outcome, run};
 pub use scenario::Scenario;

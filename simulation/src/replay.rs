@@ -20,6 +20,9 @@ pub struct Replay {
     /// What was wrong then, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub what: Option<String>,
+    /// The bug that was planted then, by its name ([`crate::planted::Bug`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planted: Option<String>,
     /// The run.
     pub script: Script,
 }

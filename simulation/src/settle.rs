@@ -65,7 +65,7 @@ impl Shown {
                         shown.entry(name, cell.key, &value);
                     }
                 } else if counted.insert((name.to_owned(), cell.key.to_vec()))
-                    && let Some(value) = counter::value(replica, cell.table, cell.key, now)
+                    && let Some(value) = counter::value(replica, cell.table, cell.key, now).filter(|value| *value != 0)
                 {
                     shown.entry(name, cell.key, &htable::Value::Int(value));
                 }
@@ -75,12 +75,16 @@ impl Shown {
     }
 
     /// What a server shows.
-    fn of_server(server: &Kamailio, now: Now) -> Self {
+    fn of_server(server: &Kamailio, now: Now, counts: impl Fn(&str) -> Option<bool>) -> Self {
         let mut shown = Self::default();
         for held in server.contacts(now) {
             shown.contact(held.aor, &held.contact.uri);
         }
         for entry in server.entries(now) {
+            // A counter that nobody has counted and one that is 0 are the same.
+            if matches!(entry.value, htable::Value::Int(0)) && counts(entry.table) == Some(true) {
+                continue;
+            }
             shown.entry(entry.table, entry.key, entry.value);
         }
         shown
@@ -185,7 +189,9 @@ impl World {
             by_node.push((at, node));
         }
         let full = host.spec.memory_contacts > 0 && node.contacts.1 >= u64::from(host.spec.memory_contacts);
-        let server = Shown::of_server(host.process.as_ref()?, Now { mono: self.now, wall: true_wall(self.now) });
+        let counts = |table: &str| self.script.htables.get(table).map(|spec| spec.counter);
+        let now = Now { mono: self.now, wall: true_wall(self.now) };
+        let server = Shown::of_server(host.process.as_ref()?, now, counts);
         (!full && server != node).then(|| {
             let (name, ix) = (&self.nodes[usize::from(at)].name, host.spec.ix);
             let [(_, a), (_, b), (_, c), (_, d)] = [node.contacts, server.contacts, node.entries, server.entries];

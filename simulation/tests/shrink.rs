@@ -31,6 +31,7 @@ fn a_failure_becomes_a_small_file_that_fails_in_the_same_way() {
 
     let file = std::env::temp_dir().join(format!("starling-shrunk-{}.toml", std::process::id()));
     let replay = Replay {
+        planted: None,
         broke: Some(shrunk.violation.property.clone()),
         what: Some(shrunk.violation.what.clone()),
         script: shrunk.script,

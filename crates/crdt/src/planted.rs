@@ -190,10 +190,16 @@ impl Bug {
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 /// Plants a bug in this process, instead of the one that was planted before; `None`: none. To be called before any replica
-/// is made.
-#[cfg(feature = "planted")]
-pub fn choose(bug: Option<Bug>) {
+/// is made. Returns whether this build can: without the feature `planted` there is nothing to plant.
+pub fn choose(bug: Option<Bug>) -> bool {
+    #[cfg(feature = "planted")]
     CHOSEN.store(bug.map_or(0, |bug| bug as u8 + 1), Ordering::Relaxed);
+    bug.is_none() || cfg!(feature = "planted")
+}
+
+/// The bug that is planted.
+pub fn chosen() -> Option<Bug> {
+    Bug::ALL.iter().copied().find(|&bug| on(bug))
 }
 
 /// Whether this bug is planted.
@@ -228,6 +234,6 @@ mod tests {
 
     #[test]
     fn nothing_is_planted_unless_chosen() {
-        assert!(Bug::ALL.iter().all(|&bug| !on(bug)));
+        assert!(choose(None) && chosen().is_none());
     }
 }

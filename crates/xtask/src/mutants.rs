@@ -19,7 +19,7 @@ use crate::run::{cargo, executable};
 /// What `cargo xtask mutants` was asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Seeds per bug, of all scenarios together.
+    /// Seeds per bug and scenario.
     seeds: u32,
     /// Random runs of the replica's tests per bug and profile.
     runs: u32,
@@ -33,7 +33,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Reads the arguments after `mutants`.
     pub(crate) fn read(args: &[String]) -> Option<Self> {
-        let mut plan = Self { seeds: 300, runs: 1_000, scenario: "all".to_owned(), minutes: 10, bugs: Vec::new() };
+        let mut plan = Self { seeds: 100, runs: 1_000, scenario: "all".to_owned(), minutes: 5, bugs: Vec::new() };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match arg.as_str() {
@@ -61,7 +61,7 @@ struct Catch {
     by: String,
     /// In which scenario; empty outside of the simulator.
     scenario: String,
-    /// Seeds run until then; 0 where nothing counts them.
+    /// Runs made until then; 0 where nothing counts them.
     seeds: u64,
 }
 
@@ -129,7 +129,8 @@ fn build() -> anyhow::Result<PathBuf> {
 fn sweep(binary: &Path, bug: Option<Bug>, plan: &Plan) -> anyhow::Result<Option<Catch>> {
     let mut command = Command::new(binary);
     command.args(["sim", "sweep", &plan.scenario, "--seeds", &plan.seeds.to_string()]);
-    command.args(["--minutes", &plan.minutes.to_string(), "--json"]);
+    command.args(["--minutes", &plan.minutes.to_string(), "--json", "--no-shrink"]);
+    command.arg("--out").arg(target().join("broken.toml"));
     if let Some(bug) = bug {
         command.args(["--plant", bug.name()]);
     }
@@ -153,7 +154,7 @@ fn catch(json: &[u8]) -> anyhow::Result<Catch> {
     Ok(Catch {
         by: properties.into_iter().collect::<Vec<_>>().join(", "),
         scenario: violations[0]["scenario"].as_str().unwrap_or_default().to_owned(),
-        seeds: json["seeds_run"].as_u64().context("a sweep counts its seeds")?,
+        seeds: json["runs"].as_u64().context("a sweep counts its runs")?,
     })
 }
 
@@ -200,7 +201,7 @@ mod tests {
         assert_eq!(read(&[]).map(|plan| plan.bugs), Some(Bug::ALL.to_vec()));
         let plan = read(&["no-floor", "--seeds", "7", "--runs", "0", "--scenario", "everything"]);
         let wanted =
-            Plan { seeds: 7, runs: 0, scenario: "everything".to_owned(), minutes: 10, bugs: vec![Bug::NoFloor] };
+            Plan { seeds: 7, runs: 0, scenario: "everything".to_owned(), minutes: 5, bugs: vec![Bug::NoFloor] };
         assert_eq!(plan, Some(wanted));
         for wrong in [&["no-such-bug"][..], &["--seeds"], &["--seeds", "0"], &["--seeds", "x"]] {
             assert_eq!(read(wrong), None, "{wrong:?}");
@@ -217,10 +218,10 @@ mod tests {
     #[test]
     fn what_a_sweep_found_is_read_from_its_json() {
         let json = br#"{"violations": [{"seed": 4, "scenario": "flapping", "property": "nothing-lost"},
-            {"seed": 5, "scenario": "calm", "property": "costs"}], "seeds_run": 12}"#;
+            {"seed": 5, "scenario": "calm", "property": "costs"}], "runs": 12}"#;
         let wanted = Catch { by: "costs, nothing-lost".to_owned(), scenario: "flapping".to_owned(), seeds: 12 };
         assert_eq!(catch(json).unwrap(), wanted);
-        for wrong in [&b"x"[..], b"{}", br#"{"violations": [], "seeds_run": 1}"#] {
+        for wrong in [&b"x"[..], b"{}", br#"{"violations": [], "runs": 1}"#] {
             assert!(catch(wrong).is_err());
         }
     }

@@ -12,6 +12,9 @@ const SEED_MAX: i64 = i64::MAX;
 pub(crate) struct Sim {
     #[command(subcommand)]
     pub(crate) action: Action,
+    /// Plant a known bug in every node; only builds with the feature `planted` have any
+    #[arg(long, value_name = "NAME", global = true, hide = true)]
+    pub(crate) plant: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use simulation::planted;
 use simulation::replay::Replay;
 use simulation::shrink::Shrunk;
 use simulation::{Options, Script, Violation, trial};
@@ -27,7 +28,8 @@ pub(super) fn shrink(script: Script, violation: Violation, how: &Smaller) {
 
 /// `starling sim shrink`.
 pub(super) fn shrink_file(args: &Shrink) -> output::Outcome {
-    let script = Replay::load(&args.file).map_err(|e| Failure::usage(e.to_string()))?.script;
+    let Replay { script, planted, .. } = Replay::load(&args.file).map_err(|e| Failure::usage(e.to_string()))?;
+    super::plant(planted.as_deref())?;
     let Some(violation) = trial::attempt(&script, checked()).violation else {
         return output::print("it breaks no promise: nothing to shrink\n");
     };
@@ -58,7 +60,12 @@ fn said(shrunk: &Shrunk) -> String {
 
 fn keep(file: &Path, script: Script, violation: &Violation) {
     let sizes = show::sizes(&script);
-    let replay = Replay { broke: Some(violation.property.clone()), what: Some(violation.what.clone()), script };
+    let replay = Replay {
+        broke: Some(violation.property.clone()),
+        what: Some(violation.what.clone()),
+        planted: planted::chosen().map(|bug| bug.name().to_owned()),
+        script,
+    };
     match replay.save(file) {
         Ok(()) => talk(&format!("kept: {sizes}starling sim replay {} --log", super::quoted(&file.to_string_lossy()))),
         Err(error) => talk(&format!("cannot keep it: {error}")),

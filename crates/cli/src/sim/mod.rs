@@ -11,6 +11,7 @@ mod sweep;
 use std::path::Path;
 
 use serde_json::json;
+use simulation::planted::{self, Bug};
 use simulation::replay::Replay;
 use simulation::scenario::{self, Scenario};
 use simulation::{Options, Outcome, Script, report, trial};
@@ -24,6 +25,7 @@ fn violated(property: &str) -> Failure {
 }
 
 pub(crate) fn sim(sim: &Sim) -> output::Outcome {
+    plant(sim.plant.as_deref())?;
     match &sim.action {
         Action::List { json } => list(*json),
         Action::Run(args) => run(args),
@@ -31,6 +33,17 @@ pub(crate) fn sim(sim: &Sim) -> output::Outcome {
         Action::Replay(args) => replay(args),
         Action::Shrink(args) => broken::shrink_file(args),
         Action::Compare(args) => compare::compare(args),
+    }
+}
+
+/// Plants a known bug in every node of this process.
+fn plant(name: Option<&str>) -> output::Outcome {
+    let Some(name) = name else { return Ok(()) };
+    let bug = Bug::by_name(name).ok_or_else(|| Failure::usage(format!("no bug is called {name}")))?;
+    if planted::choose(Some(bug)) {
+        Ok(())
+    } else {
+        Err(Failure::usage(format!("{name} cannot be planted: this program was built without the feature planted")))
     }
 }
 
@@ -69,6 +82,9 @@ fn again(which: &Which, scenario: &str, seed: u64) -> String {
     for change in &which.set {
         line.push_str(&format!(" --set {}", quoted(change)));
     }
+    if let Some(bug) = planted::chosen() {
+        line.push_str(&format!(" --plant {}", bug.name()));
+    }
     line
 }
 
@@ -94,6 +110,7 @@ fn run(args: &Run) -> output::Outcome {
 
 fn replay(args: &args::Replay) -> output::Outcome {
     let replay = Replay::load(&args.file).map_err(|e| Failure::usage(e.to_string()))?;
+    plant(replay.planted.as_deref())?;
     let line = format!("starling sim replay {}", quoted(&args.file.to_string_lossy()));
     let outcome = show(&replay.script, &args.show, &line)?;
     outcome.violation.map_or(Ok(()), |v| Err(violated(&v.property)))

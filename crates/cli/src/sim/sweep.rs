@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use simulation::coverage;
+use simulation::planted;
 use simulation::scenario;
 use simulation::sweep::{Plan, Summary};
 
@@ -23,7 +24,9 @@ pub(super) fn sweep(args: &Sweep) -> output::Outcome {
     let bar = Bar::new(plan.scenarios.len() as u64 * plan.seeds, began);
     let watch = |summary: &Summary| {
         bar.show(summary);
-        limit.is_none_or(|limit| began.elapsed() < limit)
+        // Of a planted bug it is enough to know that it is found, and how soon.
+        let found = planted::chosen().is_some() && summary.violated > 0;
+        !found && limit.is_none_or(|limit| began.elapsed() < limit)
     };
     let summary = simulation::sweep::sweep(&plan, &watch);
     bar.end();

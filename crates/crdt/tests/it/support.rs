@@ -51,7 +51,7 @@ pub(crate) fn plant() {
     #[cfg(feature = "planted")]
     if let Ok(name) = std::env::var("STARLING_PLANT") {
         let bug = crdt::planted::Bug::by_name(&name).expect("STARLING_PLANT names a bug");
-        crdt::planted::choose(Some(bug));
+        assert!(crdt::planted::choose(Some(bug)));
     }
 }
 
