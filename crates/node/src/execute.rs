@@ -189,7 +189,7 @@ fn set(
     let now_s = cx.now.wall.0 / 1_000;
     let deadline = match expires_in {
         Some(seconds) => Some(now_s + u64::from(seconds)),
-        None => facts.deadline_of_set(cx.config, name, now_s, live(table, key, cx).and_then(|(_, d)| d)),
+        None => facts.common(cx.config, name).of_set(cx.config, name, now_s, live(table, key, cx).and_then(|(_, d)| d)),
     };
     put(table, key, &value, deadline, cx)?;
     Ok(CommandOk::Done)
@@ -250,7 +250,7 @@ fn increment(table: &str, key: &[u8], by: i64, facts: &Facts, cx: &mut Cx<'_>) -
         let ends = counter_deadline(table, cx.config, now);
         counter::add(cx.replica, now, (table, key), by, ends, 0).map_err(|e| invalid(e.to_string()))?;
     } else {
-        let deadline = facts.deadline_of_set(cx.config, name, now.0 / 1_000, held);
+        let deadline = facts.common(cx.config, name).of_set(cx.config, name, now.0 / 1_000, held);
         put(table, key, &Value::Int(value), deadline, cx)?;
     }
     Ok(CommandOk::Value(value))

@@ -93,7 +93,7 @@ impl Node {
     }
 
     fn htable_view(&self, name: String, entries: u64) -> HtableView {
-        let autoexpire_s = match self.dmq.facts().expiry(&self.config, &name) {
+        let autoexpire_s = match self.dmq.facts().common(&self.config, &name) {
             Expiry::After(seconds) => seconds,
             Expiry::Never | Expiry::Unknown => 0,
         };

@@ -4,19 +4,22 @@
 //! waiting one by itself and the queue is bounded by the number of cells. At most one request per
 //! cell is open, because a server's workers apply requests in any order (docs/kdmq.md 6.8).
 
+mod outcome;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crdt::Slot;
 use tables::htable::{self, Value};
 use tables::location::{self, Contact, Member};
 
-use super::book::{Note, Proof, Ruid, Version, fingerprint};
-use super::counters::Told;
+use super::book::{Version, fingerprint};
 use super::facts::{Expiry, Facts};
 use super::peer::Peer;
 use super::{counters, usrloc_in};
 use crate::cx::Cx;
 use crate::io::Mono;
+
+pub(crate) use self::outcome::{answered, timed_out};
 
 /// Requests without any answer after which feeding stops (docs/kdmq.md 11.2).
 pub(crate) const UNANSWERED_MAX: u32 = 2;
@@ -36,6 +39,8 @@ pub(crate) struct Feed {
     answered_at: Option<Mono>,
     /// Cells that are not told because of the feed limit.
     limited: BTreeSet<Slot>,
+    /// Values of entries that it was told and did not answer: one that stood still reads them when it goes on.
+    unanswered_values: BTreeMap<Slot, BTreeSet<u64>>,
     /// Answers to requests of an earlier epoch mean nothing any more.
     epoch: u32,
 }
@@ -43,6 +48,8 @@ pub(crate) struct Feed {
 #[derive(Debug, Default)]
 struct Open {
     again: bool,
+    /// The value of an entry that it is told.
+    value: Option<u64>,
 }
 
 /// A request to be sent.
@@ -141,9 +148,26 @@ impl Feed {
         self.epoch = self.epoch.wrapping_add(1);
         self.requests = 0;
         self.unanswered = 0;
-        for slot in std::mem::take(&mut self.open).into_keys() {
-            self.enqueue(slot);
+        for (slot, open) in std::mem::take(&mut self.open) {
+            self.give_up(slot, open);
         }
+    }
+
+    fn give_up(&mut self, slot: Slot, open: Open) {
+        const REMEMBERED: usize = 16;
+        if let Some(value) = open.value {
+            let values = self.unanswered_values.entry(slot).or_default();
+            values.insert(value);
+            if values.len() > REMEMBERED {
+                values.pop_first();
+            }
+        }
+        self.enqueue(slot);
+    }
+
+    /// Whether it was told this value of an entry, and did not answer to that or anything later about the entry.
+    pub(crate) fn may_have_taken(&self, slot: Slot, value: u64) -> bool {
+        self.unanswered_values.get(&slot).is_some_and(|values| values.contains(&value))
     }
 
     /// The cell's slot is gone.
@@ -151,6 +175,7 @@ impl Feed {
         self.queued.remove(&slot);
         self.limited.remove(&slot);
         self.open.remove(&slot);
+        self.unanswered_values.remove(&slot);
     }
 
     fn put_back(&mut self, slot: Slot) {
@@ -170,7 +195,11 @@ impl Feed {
     fn start(&mut self, items: &[Item]) {
         self.requests += 1;
         for item in items {
-            self.open.insert(item.slot, Open::default());
+            let value = match item.what {
+                What::Set { value, .. } => Some(value),
+                _ => None,
+            };
+            self.open.insert(item.slot, Open { again: false, value });
         }
     }
 }
@@ -273,7 +302,7 @@ fn render(peer: &mut Peer, slot: Slot, beside: usize, facts: &Facts, cx: &mut Cx
     let version = Version::from(cell.order);
     let live = cell.is_live(cx.now.wall);
     let entry = peer.book.get(slot);
-    if peer.book.holds(slot, version) || (!live && entry.is_none()) {
+    if peer.book.holds(slot, version) || (!live && entry.is_none()) || peer.is_in_doubt(slot) {
         return None;
     }
     if cell.table == location::TABLE {
@@ -286,7 +315,11 @@ fn render(peer: &mut Peer, slot: Slot, beside: usize, facts: &Facts, cx: &mut Cx
     if peer.lacks_tables.contains(&name) || counters::is_counter(cx.config, &name) {
         return None;
     }
-    entry_of(slot, version, live, &name, facts, cx)
+    let expiry = match facts.of(cx.config, peer.id, &name) {
+        Expiry::Unknown => facts.common(cx.config, &name),
+        known => known,
+    };
+    entry_of(slot, version, live, &name, expiry, cx)
 }
 
 fn contact(
@@ -345,7 +378,7 @@ fn names_address(sock: &[u8], peer: &Peer) -> bool {
     bstr::ByteSlice::find(sock, ip.as_bytes()).is_some()
 }
 
-fn entry_of(slot: Slot, version: Version, live: bool, name: &str, facts: &Facts, cx: &mut Cx<'_>) -> Option<Rendered> {
+fn entry_of(slot: Slot, version: Version, live: bool, name: &str, expiry: Expiry, cx: &mut Cx<'_>) -> Option<Rendered> {
     let cell = cx.replica.cell(slot)?;
     let key = cell.key;
     if !live {
@@ -354,7 +387,7 @@ fn entry_of(slot: Slot, version: Version, live: bool, name: &str, facts: &Facts,
     }
     let body = cell.body?;
     let value = fingerprint(body);
-    let tells_expiry = match facts.expiry(cx.config, name) {
+    let tells_expiry = match expiry {
         Expiry::Never => None,
         Expiry::After(_) => Some(cell.deadline),
         Expiry::Unknown => cell.deadline.map(Some),
@@ -370,120 +403,4 @@ fn entry_of(slot: Slot, version: Version, live: bool, name: &str, facts: &Facts,
             None
         }
     }
-}
-
-/// A request was answered with this code. A set whose deadline must be told yields the next request.
-pub(crate) fn answered(peer: &mut Peer, fed: &Fed, code: u16, cx: &mut Cx<'_>) -> Option<Request> {
-    if fed.epoch != peer.feed.epoch {
-        return None;
-    }
-    peer.feed.requests = peer.feed.requests.saturating_sub(1);
-    peer.feed.unanswered = 0;
-    peer.feed.answered_at = Some(cx.now.mono);
-    if let Some(key) = &fed.counter {
-        let how = if (200..300).contains(&code) { Told::Seen } else { Told::Refused(code) };
-        counters::told(peer, key, how, cx);
-    }
-    let mut follow_up = None;
-    for item in &fed.items {
-        if !(200..300).contains(&code) {
-            refused(peer, item, code, cx);
-        } else if let Some(request) = stored(peer, item, cx) {
-            follow_up = Some(request);
-            continue;
-        }
-        close(peer, item, cx);
-    }
-    follow_up
-}
-
-/// The server said 200: presumably it did what it was told.
-fn stored(peer: &mut Peer, item: &Item, cx: &mut Cx<'_>) -> Option<Request> {
-    let held = Some(item.version);
-    match &item.what {
-        What::Contact { ruid } => {
-            let as_held =
-                cx.replica.cell(item.slot).and_then(|c| usrloc_in::contact_of(&c).map(|(_, c)| **c.ruid == ruid[..]));
-            let ruid = match (peer.book.get(item.slot), as_held) {
-                // It may have told its own ruid while the request was open; then it keeps that.
-                (Some(_), _) => Ruid::Kept,
-                (None, Some(true)) => Ruid::AsHeld,
-                (None, _) => Ruid::Own(ruid),
-            };
-            peer.book.note(item.slot, Note { held, proof: Proof::Answered, ruid, value: 0, pull: None }, cx.now.mono);
-            None
-        }
-        What::Set { value, then_expire: Some(deadline) } => expiry(peer, item, *value, *deadline, cx),
-        What::Set { value, then_expire: None } | What::Expire { value } => {
-            let note = Note { held, proof: Proof::Answered, ruid: Ruid::AsHeld, value: *value, pull: None };
-            peer.book.note(item.slot, note, cx.now.mono);
-            None
-        }
-        What::Gone => {
-            if !peer.feed.open.get(&item.slot).is_some_and(|o| o.again) {
-                peer.book.remove(item.slot);
-                peer.acknowledged(item.slot, cx.replica);
-            }
-            None
-        }
-    }
-}
-
-/// The second half of a set: how long it lives.
-fn expiry(peer: &mut Peer, item: &Item, value: u64, deadline: Option<u64>, cx: &Cx<'_>) -> Option<Request> {
-    let cell = cx.replica.cell(item.slot)?;
-    let name = htable::name(cell.table)?;
-    // To a server 0 means "never", so what ends in this second ends in the next one there.
-    let left = deadline.map_or(0, |d| d.saturating_sub(cx.now.wall.0 / 1_000).max(1));
-    let left = u32::try_from(left).unwrap_or(u32::MAX);
-    let body = kdmq::htable::encode_expire(name.as_bytes(), cell.key, left).ok()?;
-    peer.feed.requests += 1;
-    let item = Item { slot: item.slot, version: item.version, what: What::Expire { value } };
-    Some(Request { channel: "htable", body, fed: Fed { epoch: peer.feed.epoch, items: vec![item], counter: None } })
-}
-
-/// The server refused: it has no such table, or does not understand us. Asking again would not help.
-fn refused(peer: &mut Peer, item: &Item, code: u16, cx: &mut Cx<'_>) {
-    cx.stats.dmq_refused += 1;
-    let table = cx.replica.cell(item.slot).and_then(|c| htable::name(c.table).map(str::to_owned));
-    if code == 500
-        && let Some(table) = table
-    {
-        peer.lacks_tables.insert(table);
-        return;
-    }
-    let value = peer.book.get(item.slot).map_or(0, |e| e.value);
-    let note = Note { held: Some(item.version), proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
-    peer.book.note(item.slot, note, cx.now.mono);
-}
-
-fn close(peer: &mut Peer, item: &Item, cx: &Cx<'_>) {
-    let again = peer.feed.open.remove(&item.slot).is_some_and(|o| o.again);
-    let current = cx.replica.cell(item.slot).map(|c| Version::from(c.order));
-    if again && current == Some(item.version) && peer.book.holds(item.slot, item.version) {
-        // The server spoke about the cell meanwhile: tell it once more, so that ours comes last.
-        let value = peer.book.get(item.slot).map_or(0, |e| e.value);
-        let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
-        peer.book.note(item.slot, note, cx.now.mono);
-    }
-    if again || current != Some(item.version) {
-        peer.feed.enqueue(item.slot);
-    }
-}
-
-/// A request got no answer. Returns whether the server has to be taken for silent.
-pub(crate) fn timed_out(peer: &mut Peer, fed: &Fed, cx: &mut Cx<'_>) -> bool {
-    if fed.epoch != peer.feed.epoch {
-        return false;
-    }
-    peer.feed.requests = peer.feed.requests.saturating_sub(1);
-    peer.feed.unanswered += 1;
-    if let Some(key) = &fed.counter {
-        counters::told(peer, key, Told::Unanswered, cx);
-    }
-    for item in &fed.items {
-        peer.feed.open.remove(&item.slot);
-        peer.feed.enqueue(item.slot);
-    }
-    peer.feed.unanswered >= UNANSWERED_MAX
 }

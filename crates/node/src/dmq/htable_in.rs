@@ -89,7 +89,7 @@ fn set(
     let held = held(cx, &table, key);
     let body = value.encode();
     let held_deadline = held.as_ref().filter(|h| h.live).and_then(|h| h.deadline);
-    let mut deadline = facts.deadline_of_set(cx.config, &name, now_s, held_deadline);
+    let mut deadline = facts.of(cx.config, peer.id, &name).of_set(cx.config, &name, now_s, held_deadline);
     if let Some((seconds, at)) = peer.early_expires.remove(&(table.clone(), key.to_vec()))
         && cx.now.mono.ms_since(at) < EARLY_EXPIRE_MS
     {
@@ -115,11 +115,22 @@ fn set(
         }
     }
     let stamp = match last_modified {
-        // It may be repeating what it said in a silence, and says when that was.
-        Some(ms) if how == How::Live && peer.second_look.is_some() => StampRule::At(Wall(ms.min(cx.now.wall.0))),
+        Some(ms) if how == How::Live && peer.generation == kdmq::Generation::V6 => live_stamp(peer, ms, cx),
         _ => stamp_of(how),
     };
     write(peer, (&table, key), Some(&body), deadline, stamp, how, cx);
+}
+
+/// When a 6 set an entry of which it speaks live. It may be repeating what was lost, and says when that was.
+fn live_stamp(peer: &mut Peer, last_modified: u64, cx: &Cx<'_>) -> StampRule {
+    // What is lost once comes half a second later: RFC 3261's T1.
+    const LATE_MS: u64 = 450;
+    let now = cx.now.wall.0;
+    match peer.lateness.of(last_modified, now, cx.now.mono) {
+        late if late >= LATE_MS => StampRule::At(Wall(now.saturating_sub(late))),
+        _ if peer.second_look.is_some() => StampRule::At(Wall(last_modified.min(now))),
+        _ => StampRule::Now,
+    }
 }
 
 fn near(a: Option<u64>, b: Option<u64>) -> bool {
@@ -139,7 +150,7 @@ fn stamp_of(how: How) -> StampRule {
 fn expire(peer: &mut Peer, (name, key): (&BStr, &BStr), seconds: i64, facts: &Facts, how: How, cx: &mut Cx<'_>) {
     let Some(table) = table_of(name, cx) else { return };
     let plain = htable::name(&table).unwrap_or_default();
-    if facts.expiry(cx.config, plain) == Expiry::Never {
+    if facts.of(cx.config, peer.id, plain) == Expiry::Never {
         // Servers ignore it for such a table, so it changed nothing at the sender.
         return;
     }
@@ -294,7 +305,7 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx:
         .as_ref()
         .filter(|h| h.live && h.deadline.is_none() && peer.book.holds(h.slot, h.order.into()))
         .map(|h| h.order.stamp.time.ms() / 1_000);
-    facts.learn(&name, cell.expire, set_at);
+    facts.learn(peer.id, &name, cell.expire, set_at);
     if cell.expire != 0 && cell.expire <= now_s {
         return;
     }
@@ -317,14 +328,16 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx:
     if same {
         return agree(peer, held.slot, held.order, &body, How::Dump, cx);
     }
-    let known = peer.book.get(held.slot).filter(|e| e.value == fingerprint(&body));
-    if let Some(known) = known {
-        // What it was known to have, and the mesh has gone on: it lags, whatever it was presumed to have been told.
+    let value = fingerprint(&body);
+    let entry = peer.book.get(held.slot);
+    if entry.is_some_and(|e| e.value == value) || peer.feed.may_have_taken(held.slot, value) {
+        // What it was known to have, or had from us, and the mesh has gone on: it lags, whatever it was presumed to have been
+        // told.
         let note = Note {
-            held: known.held.filter(|version| *version != held.order.into()),
+            held: entry.and_then(|e| e.held).filter(|version| *version != held.order.into()),
             proof: Proof::Seen,
             ruid: Ruid::AsHeld,
-            value: fingerprint(&body),
+            value,
             pull: Some(peer.pull.number),
         };
         peer.book.note(held.slot, note, cx.now.mono);
@@ -349,7 +362,7 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
     let agreed = held.and_then(|h| peer.book.get(h.slot)).and_then(|e| e.agreed);
     let name = std::str::from_utf8(&cell.table).unwrap_or_default();
     let restarts = cx.config.htables.get(name).is_some_and(|t| t.updateexpire);
-    if let Expiry::After(seconds) = facts.expiry(cx.config, name)
+    if let Expiry::After(seconds) = facts.of(cx.config, peer.id, name)
         && restarts
         && cell.expire > u64::from(seconds)
     {

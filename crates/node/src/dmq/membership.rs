@@ -251,6 +251,7 @@ impl Dmq {
             self.by_uri.remove(&peer.uri);
             self.by_address.remove(&peer.address);
             self.by_tag.remove(&peer.tag);
+            self.facts.forget(id);
             self.notes_changed = true;
             front.drop_requests(|ask| ask.peer() == id);
             cx.log(Level::Info, format!("server {} is forgotten", peer.uri));

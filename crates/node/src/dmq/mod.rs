@@ -8,6 +8,7 @@
 //! | `membership` | node lists, pings, who is there |
 //! | `owner` | which of several nodes speaks for it |
 //! | `usrloc_in`, `htable_in`, `counters` | what its messages mean |
+//! | `lateness` | how late its stamped messages are |
 //! | `pull` | its dumps, and what they do not show |
 //! | `changes` | what a changed cell means for it |
 //! | `feed` | what it is told |
@@ -25,6 +26,7 @@ mod counters;
 mod facts;
 mod feed;
 mod htable_in;
+mod lateness;
 mod leases;
 mod life;
 mod membership;

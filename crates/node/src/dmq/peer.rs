@@ -11,6 +11,7 @@ use super::How;
 use super::book::{Book, Entry, Note, Proof, Ruid};
 use super::counters::Counters;
 use super::feed::Feed;
+use super::lateness::Lateness;
 use super::life::Life;
 use super::owner::HOLD_MS;
 use super::pull::{self, Pull};
@@ -46,6 +47,10 @@ const CONTEST_MS: u64 = 500;
 
 /// How long before a question something live may be newer than the answer, milliseconds.
 const LIVELY_MS: u64 = 3_000;
+
+/// How long after a repeated message another one that was lost once more may come, milliseconds: RFC 3261's T2, and a margin.
+/// More than [`LIVELY_MS`], so that what was repeated does not count as newer than the dump.
+const REPEATS_MS: u64 = 4_500;
 
 /// So many cells are remembered for that before old ones are looked for, at least.
 const LIVELY_MAX: usize = 10_000;
@@ -126,6 +131,8 @@ pub(crate) struct Peer {
     /// Entries about which it spoke since it came back, and the stamps that these words got. It may have been repeating, in
     /// any order, what it had said in the silence; what its next dump shows of them is later.
     pub(crate) repeated: BTreeMap<Slot, Stamp>,
+    /// How late its stamped messages are.
+    pub(crate) lateness: Lateness,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
     pub(crate) book: Book,
@@ -240,6 +247,7 @@ impl Peer {
             second_look_by: now,
             again: false,
             repeated: BTreeMap::new(),
+            lateness: Lateness::default(),
             owned: false,
             book: Book::new(durable),
             pull: Pull::default(),
@@ -277,6 +285,7 @@ impl Peer {
         self.contests = Contests::default();
         self.early_expires.clear();
         self.counters.reset();
+        self.lateness = Lateness::default();
         self.learned_at = None;
         self.missed();
     }
@@ -303,7 +312,7 @@ impl Peer {
     /// It spoke about an entry while it may be repeating old words: the dump that puts them right must be later than they are.
     pub(crate) fn repeats(&mut self, slot: Slot, stamp: Stamp, now: Mono) {
         if let Some(at) = &mut self.second_look {
-            *at = (*at).max(now.plus_ms(LIVELY_MS + 100).min(self.second_look_by));
+            *at = (*at).max(now.plus_ms(REPEATS_MS).min(self.second_look_by));
             self.repeated.insert(slot, stamp);
         }
     }
@@ -318,9 +327,19 @@ impl Peer {
                 // Feeding goes on: all that may be missing is what it took in within a second.
                 self.again = true;
             } else {
-                self.repeated.clear();
+                for slot in std::mem::take(&mut self.repeated).into_keys() {
+                    self.feed.enqueue(slot);
+                }
             }
         }
+    }
+
+    /// Whether it is not yet known what it has there: it may have repeated an old word about an entry whose newer state it
+    /// holds, and telling it the old one would destroy that. Its next dump shows.
+    pub(crate) fn is_in_doubt(&self, slot: Slot) -> bool {
+        let asked = self.again || self.pull.is_open();
+        let shows = self.second_look.is_some() || asked && self.pull.retry_at().is_none();
+        shows && self.repeated.contains_key(&slot)
     }
 
     /// How much longer than an ordinary ping's answer its longest request is, bytes. Whatever way loses large datagrams loses

@@ -421,7 +421,9 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     peer.ask_first = false;
     if peer.pull.is_complete() {
         if peer.second_look.is_none() {
-            peer.repeated.clear();
+            for slot in std::mem::take(&mut peer.repeated).into_keys() {
+                peer.feed.enqueue(slot);
+            }
         }
         peer.gap = false;
         peer.again = false;
@@ -461,7 +463,7 @@ fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
         if shown || complete != Outcome::Complete || !peer.pull.heard_since || doubtful {
             continue;
         }
-        let expires = |name: &str| matches!(facts.expiry(cx.config, name), Expiry::After(_));
+        let expires = |name: &str| matches!(facts.of(cx.config, peer.id, name), Expiry::After(_));
         if cell.deadline.is_none() && cell.body.is_some() && htable::name(cell.table).is_some_and(expires) {
             found.unseen.push(slot);
             continue;

@@ -111,6 +111,7 @@ impl Dmq {
         peer.ping_open = false;
         peer.ping_now(cx.now.mono);
         self.notes_changed = true;
+        self.facts.forget(id);
         front.drop_requests(|ask| ask.peer() == id);
         let text = format!("server {} has restarted: it will be given everything again", peer.uri);
         cx.log(Level::Info, text);
@@ -258,7 +259,7 @@ fn identity(request: &Request<'_>) -> Option<Address> {
 fn learn_of(peer: &mut Peer, action: &htable::Action<'_>, facts: &Facts, cx: &Cx<'_>) {
     let htable::Action::Set { table, .. } = action else { return };
     let Ok(name) = std::str::from_utf8(table) else { return };
-    if facts.expiry(cx.config, name) != Expiry::Unknown || peer.lacks_tables.contains(name) {
+    if facts.of(cx.config, peer.id, name) != Expiry::Unknown || peer.lacks_tables.contains(name) {
         return;
     }
     if peer.learned_at.is_none_or(|at| cx.now.mono.ms_since(at) > LEARN_EVERY_MS) {

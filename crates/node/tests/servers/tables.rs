@@ -43,10 +43,32 @@ fn the_expiry_of_a_table_that_nobody_declared_is_learned() {
     let expires = entry.expires.expect("the dump told when it expires");
     assert!(expires.abs_diff(wall + 3_600) <= 1, "{expires} is not {}", wall + 3_600);
     let wall = world.wall_s();
-    world.server(k2).set("exp", "second", text("v"), wall);
+    world.server(k1).set("exp", "second", text("v"), wall);
     world.run_ms(50);
     let entry = world.node.htable_get("exp", b"second", world.now()).expect("it is there");
-    assert!(entry.expires.is_some_and(|e| e.abs_diff(wall + 3_600) <= 2), "{entry:?}");
+    assert!(entry.expires.is_some_and(|e| e.abs_diff(wall + 3_600) <= 2), "known from now on: {entry:?}");
+    let wall = world.wall_s();
+    world.server(k2).set("exp", "third", text("v"), wall);
+    world.run_ms(35_000);
+    let entry = world.node.htable_get("exp", b"third", world.now()).expect("it is there");
+    assert!(
+        entry.expires.is_some_and(|e| e.abs_diff(wall + 3_600) <= 2),
+        "the other server's own dump says so: {entry:?}"
+    );
+}
+
+#[test]
+fn a_server_whose_table_expires_makes_no_entry_of_another_one_expire() {
+    let (mut world, k1, k2) = two();
+    world.server(k1).autoexpire.clear();
+    let wall = world.wall_s();
+    world.server(k2).set("exp", "theirs", text("v"), wall);
+    world.run_ms(40_000);
+    let wall = world.wall_s();
+    world.server(k1).set("exp", "ours", text("v"), wall);
+    world.run_ms(5_000);
+    let entry = world.node.htable_get("exp", b"ours", world.now()).expect("it is there");
+    assert_eq!(entry.expires, None);
 }
 
 #[test]

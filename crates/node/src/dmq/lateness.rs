@@ -1,0 +1,73 @@
+//! How late a stamped message of a server is: what was lost at first arrives when the server repeats it, up to 30 s later.
+//!
+//! The server's clock may be wrong, so only the differences between its stamps and their arrival are compared: the message
+//! that lay least behind its stamp was not late. Invariant: the lateness of a message never exceeds what the least late one
+//! of the last minute shows.
+
+use crate::io::Mono;
+
+/// How far the stamps of a server's messages lay ahead of their arrival, at most, milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lateness {
+    /// In the present half minute, and since when; and in the one before.
+    present: Option<(i64, Mono)>,
+    before: Option<(i64, Mono)>,
+}
+
+/// A server repeats for so long; a clock that was set back shows after twice that, milliseconds.
+const HALF_MS: u64 = 30_000;
+
+impl Lateness {
+    /// A message with this stamp arrived at this wall time, both in milliseconds. Returns how late it is, milliseconds.
+    pub(crate) fn of(&mut self, stamp_ms: u64, wall_ms: u64, now: Mono) -> u64 {
+        let ahead = i64::try_from(stamp_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(wall_ms);
+        if self.present.is_none_or(|(_, since)| now.ms_since(since) >= HALF_MS) {
+            self.before = self.present.filter(|(_, since)| now.ms_since(*since) < 2 * HALF_MS);
+            self.present = Some((ahead, now));
+        }
+        if let Some((most, _)) = &mut self.present {
+            *most = ahead.max(*most);
+        }
+        let most = [self.present, self.before].into_iter().flatten().map(|(most, _)| most).max();
+        most.map_or(0, |most| most.abs_diff(ahead))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u64 = 1_800_000_000_000;
+
+    #[test]
+    fn a_repeated_message_is_as_late_as_its_stamp_says_whatever_the_clock() {
+        for off in [-3_600_000, 0, 3_600_000] {
+            let clock = |ms: u64| (START + ms).saturating_add_signed(off);
+            let mut lateness = Lateness::default();
+            let mut at = |stamp: u64, ms: u64| lateness.of(clock(stamp), START + ms, Mono(ms * 1_000));
+            assert_eq!(at(1_000, 1_002), 0, "the first one");
+            assert_eq!(at(5_000, 5_002), 0);
+            assert_eq!(at(4_000, 9_002), 5_000);
+            assert_eq!(at(9_500, 9_501), 0, "a quicker way");
+            assert_eq!(at(39_000, 40_001), 1_000, "the half minute before counts too");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_believed_after_a_minute() {
+        let mut lateness = Lateness::default();
+        assert_eq!(lateness.of(START + 10_000, START, Mono(0)), 0);
+        let mut last = 0;
+        for s in 1..=70 {
+            last = lateness.of(START + s * 1_000, START + s * 1_000, Mono(s * 1_000_000));
+        }
+        assert_eq!(last, 0);
+    }
+
+    #[test]
+    fn wild_stamps_are_numbers_like_others() {
+        let mut lateness = Lateness::default();
+        lateness.of(u64::MAX, 0, Mono(0));
+        assert!(lateness.of(0, u64::MAX, Mono(0)) > 0);
+    }
+}
