@@ -126,6 +126,10 @@ const GIVE_UP_MS: u64 = 8_000;
 /// A question for a dump stays open this long: its 200 comes after the whole dump.
 const PULL_GIVE_UP_MS: u64 = 120_000;
 
+/// A node looks at the time at least every second. If it did not for so long, it was stopped, and whatever is timed by
+/// servers may have ended.
+const STOOD_STILL_MS: u64 = 6_000;
+
 /// Every server this node knows.
 #[derive(Debug)]
 pub(crate) struct Dmq {
@@ -143,6 +147,8 @@ pub(crate) struct Dmq {
     /// Writes for the disk besides what the books have to say themselves.
     puts: Vec<shelf::Put>,
     started: Mono,
+    /// When time was last seen to pass.
+    ticked: Mono,
     /// Whether this node speaks for any server yet: not before it has caught up with the other nodes.
     attending: bool,
     durable: bool,
@@ -166,6 +172,7 @@ impl Dmq {
             nodes: Vec::new(),
             puts: Vec::new(),
             started: now,
+            ticked: now,
             attending: false,
             durable: config.durable,
             notes_changed: false,
@@ -252,6 +259,10 @@ impl Dmq {
 
     /// Time passed.
     pub(crate) fn tick(&mut self, front: &mut Front, cx: &mut Cx<'_>) {
+        if cx.now.mono.ms_since(self.ticked) > STOOD_STILL_MS {
+            self.stood_still(cx);
+        }
+        self.ticked = cx.now.mono;
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
             self.ping_if_due(id, front, cx);
@@ -265,6 +276,16 @@ impl Dmq {
             counters::feed_due(&mut self.peers, front, cx);
         }
         self.renew_leases(cx);
+    }
+
+    /// This process was stopped for so long that servers may have given up repeating what they said, or taken us for gone.
+    fn stood_still(&mut self, cx: &mut Cx<'_>) {
+        for peer in self.peers.values_mut().filter(|p| p.phase == Phase::Active) {
+            // A dump that was open has gone by.
+            peer.pull.stop();
+            peer.missed();
+            peer.came_back(cx.now.mono);
+        }
     }
 
     /// Whether servers may be attached that have not yet said what they hold.

@@ -131,8 +131,9 @@ pub(crate) struct Peer {
     /// Entries about which it spoke since it came back, and the stamps that these words got. It may have been repeating, in
     /// any order, what it had said in the silence; what its next dump shows of them is later.
     pub(crate) repeated: BTreeMap<Slot, Stamp>,
-    /// How late its stamped messages are.
+    /// How late its messages about entries are, and those about contacts.
     pub(crate) lateness: Lateness,
+    pub(crate) contact_lateness: Lateness,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
     pub(crate) book: Book,
@@ -248,6 +249,7 @@ impl Peer {
             again: false,
             repeated: BTreeMap::new(),
             lateness: Lateness::default(),
+            contact_lateness: Lateness::default(),
             owned: false,
             book: Book::new(durable),
             pull: Pull::default(),
@@ -286,6 +288,7 @@ impl Peer {
         self.early_expires.clear();
         self.counters.reset();
         self.lateness = Lateness::default();
+        self.contact_lateness = Lateness::default();
         self.learned_at = None;
         self.missed();
     }

@@ -39,8 +39,27 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         return;
     }
     let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
+    merge(peer, row, &member, how, cx);
+    // What it says late it did before it took in what we told it since: with that it ended.
+    if how == How::Live
+        && is_late(peer, contact, cx)
+        && let Some(slot) = cx.replica.slot(location::TABLE, &row.aor, &member)
+    {
+        peer.contested(slot, cx.now.mono);
+    }
+}
+
+/// Whether a live message about a contact was lost at first. Contacts are stamped in seconds.
+fn is_late(peer: &mut Peer, contact: &Contact<'_>, cx: &Cx<'_>) -> bool {
+    const LATE_MS: u64 = 3_000;
+    let stamp = contact.last_modified.saturating_mul(1_000);
+    stamp > 0 && peer.contact_lateness.of(stamp, cx.now.wall.0, cx.now.mono) >= LATE_MS
+}
+
+fn merge(peer: &mut Peer, row: &Row<'_>, member: &[u8], how: How, cx: &mut Cx<'_>) {
+    let contact = &row.contact;
     let mut above = None;
-    if let Some(held) = held(cx.replica, cx.now.wall, &row.aor, &member) {
+    if let Some(held) = held(cx.replica, cx.now.wall, &row.aor, member) {
         if how == How::Dump && peer.live_lately.contains(held.slot) && !is_later(&held, contact) {
             return;
         }
@@ -59,7 +78,7 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
             Verdict::News => {}
         }
     }
-    match write(peer, row, &member, above, how, cx) {
+    match write(peer, row, member, above, how, cx) {
         Some(Outcome::Written(slot, _)) => {
             let Some(order) = cx.replica.cell(slot).map(|c| c.order) else { return };
             agree(peer, slot, order, (&contact.ruid, true), how, cx);

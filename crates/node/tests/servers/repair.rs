@@ -177,6 +177,46 @@ fn a_server_whose_phones_never_rest_is_fed_all_the_same() {
 }
 
 #[test]
+fn a_node_that_stood_still_while_a_dump_was_open_asks_for_another_one() {
+    let (mut world, k1, k2) = settled();
+    let wall = world.wall_s();
+    // A table that nobody knows: its dump is asked for.
+    world.server(k1).set("new", "k", text("v"), wall);
+    world.run_ms(5);
+    world.stop_node(60_000);
+    let wall = world.wall_s();
+    world.server(k1).register("bob", B, "c2", 1, 6_000, wall);
+    world.stop_node(40_000);
+    for server in [k1, k2] {
+        world.server(server).forget_open();
+        // It was heard just before it is looked at.
+        let list = format!("sip:{server};status=active\r\n");
+        world.server(server).request("notification_peer", list.into_bytes(), 1, "main");
+    }
+    world.run_ms(15_000);
+    assert_eq!(world.shows("bob"), [B]);
+    assert_eq!(world.server(k2).holds("bob"), [B]);
+}
+
+/// A contact that was registered while the way was bad is told late.
+#[test]
+fn a_server_that_says_late_what_we_had_it_forget_meanwhile_is_told_again() {
+    let (mut world, k1, k2) = settled();
+    world.weather = Some(Weather { seed: 1, delay_ms: 0, lost: 100 });
+    let wall = world.wall_s();
+    world.server(k1).register("alice", A, "c1", 2, 6_000, wall);
+    world.run_ms(2_000);
+    // A removal that was on its way to it.
+    world.server(k1).contacts.clear();
+    world.run_ms(2_000);
+    world.weather = None;
+    world.run_ms(10_000);
+    assert_eq!(world.shows("alice"), [A]);
+    assert_eq!(world.server(k2).holds("alice"), [A]);
+    assert_eq!(world.server(k1).holds("alice"), [A], "its own contact is told back to it");
+}
+
+#[test]
 fn a_silent_server_costs_one_waiting_entry_per_cell_and_nobody_else_anything() {
     let (mut world, k1, k2) = settled();
     world.server(k2).reachable = false;

@@ -151,9 +151,9 @@ impl World {
         self.servers.get_mut(&addr).unwrap()
     }
 
-    /// Kills the node, lets time pass, and starts it from its disk.
-    pub(crate) fn restart_node(&mut self, away_ms: u64) {
-        let end = self.now_ms + away_ms;
+    /// The node is stopped, as by SIGSTOP, and what is sent to it is lost.
+    pub(crate) fn stop_node(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
         while self.now_ms < end {
             let (now_ms, wall_s) = (self.now_ms, self.wall_s());
             for server in self.servers.values_mut() {
@@ -162,6 +162,11 @@ impl World {
             }
             self.now_ms += 100;
         }
+    }
+
+    /// Kills the node, lets time pass, and starts it from its disk.
+    pub(crate) fn restart_node(&mut self, away_ms: u64) {
+        self.stop_node(away_ms);
         self.config.origin = Origin(self.config.origin.0 + 1);
         let entries = self.disk.iter().map(|((tree, key), value)| (*tree, key.clone(), value.clone())).collect();
         self.node = Node::new(self.config.clone(), [8; 32], now(self.now_ms), Restored { entries });
