@@ -40,6 +40,22 @@ impl Facts {
         })
     }
 
+    /// Whether a node of the server of a deed was down at a moment, and came back without what it knew of the server: then it
+    /// cannot tell what the server wrote meanwhile from what it never had (docs/operation.md, memory only).
+    pub(super) fn node_forgot(&self, at: Entry, when: Mono) -> bool {
+        let Entry::Server(server) = at else { return false };
+        let nodes = self.nodes_of(server);
+        self.script.faults.iter().any(|fault| match fault.kind {
+            FaultKind::Kill { host: Host::Node(node), disk, new_identity } if nodes.contains(&node) => {
+                let durable = self.script.nodes.iter().any(|spec| spec.ix == node && spec.durable);
+                let keeps = durable && matches!(disk, DiskLoss::None | DiskLoss::Tail) && !new_identity;
+                let down = Mono(0).plus_ms(fault.at_ms) <= when && when <= Mono(0).plus_ms(fault.until_ms);
+                down && !keeps
+            }
+            _ => false,
+        })
+    }
+
     /// Whether any fault that names one of these hosts was active between two moments, or ended up to `after_ms` before.
     pub(super) fn disturbed(&self, hosts: &[Host], from: Mono, to: Mono, after_ms: u64) -> bool {
         self.script.faults.iter().any(|fault| {
@@ -141,6 +157,7 @@ mod tests {
         assert!(!facts.killed(Host::Node(0), at(0), at(9_000)));
         assert!(!facts.somebody_was_given_up());
         assert!(facts.disk_is_harmed(1, at(1_000)) && !facts.disk_is_harmed(1, at(2_001)));
+        assert!(!facts.node_forgot(Entry::Node(1), at(1_500)) && !facts.node_forgot(Entry::Server(0), at(1_500)));
         assert!(facts.disturbed(&[Host::Server(0)], at(6_500), at(6_600), 1_000));
         assert!(!facts.disturbed(&[Host::Server(0)], at(6_500), at(6_600), 0));
         assert!(facts.clock_was_wrong(0, at(7_500), at(7_600)) && !facts.clock_was_wrong(0, at(8_001), at(9_000)));

@@ -86,7 +86,7 @@ impl Keys {
         // The last deed that a node heard of at once, and whose write is still known.
         let told = self.told.get(key).map_or(&[][..], Vec::as_slice);
         let heard = deeds.iter().filter(|deed| matches!(deed.ended, Some((_, Ended::Done)))).filter_map(|deed| {
-            let taken = deed.taken?;
+            let taken = deed.taken.filter(|&taken| !self.facts.node_forgot(deed.at, taken))?;
             let wanted = value_of(deed);
             let fits = |(write, value): &&(WriteNo, Option<String>)| {
                 let write = model.write(*write);

@@ -165,6 +165,11 @@ impl Feed {
         self.enqueue(slot);
     }
 
+    /// Whether it may have, or get, a value of this entry from us, though it never answered.
+    pub(crate) fn may_reach(&self, slot: Slot) -> bool {
+        self.open.get(&slot).is_some_and(|open| open.value.is_some()) || self.unanswered_values.contains_key(&slot)
+    }
+
     /// Whether it was told this value of an entry, and did not answer to that or anything later about the entry.
     pub(crate) fn may_have_taken(&self, slot: Slot, value: u64) -> bool {
         self.unanswered_values.get(&slot).is_some_and(|values| values.contains(&value))
@@ -302,7 +307,10 @@ fn render(peer: &mut Peer, slot: Slot, beside: usize, facts: &Facts, cx: &mut Cx
     let version = Version::from(cell.order);
     let live = cell.is_live(cx.now.wall);
     let entry = peer.book.get(slot);
-    if peer.book.holds(slot, version) || (!live && entry.is_none()) || peer.is_in_doubt(slot) {
+    if peer.book.holds(slot, version) || (!live && entry.is_none() && !peer.feed.may_reach(slot)) {
+        return None;
+    }
+    if peer.is_in_doubt(slot) {
         return None;
     }
     if cell.table == location::TABLE {

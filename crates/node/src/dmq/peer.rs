@@ -367,7 +367,7 @@ impl Peer {
         self.acknowledged(slot, replica);
         let Some(cell) = replica.cell(slot).filter(|cell| cell.body.is_none()) else { return };
         let (stable, dot) = (replica.rules().of(cell.table).forget == Forget::Stable, cell.order.dot);
-        if stable && self.book.get(slot).is_some() {
+        if stable && (self.book.get(slot).is_some() || self.feed.may_reach(slot)) {
             replica.hold(dot);
             self.unacknowledged.insert(slot, dot);
         }
