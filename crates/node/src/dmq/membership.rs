@@ -248,6 +248,7 @@ impl Dmq {
     fn forget(&mut self, id: PeerId, front: &mut Front, cx: &mut Cx<'_>) {
         if let Some(mut peer) = self.peers.remove(&id) {
             peer.forget_state(cx.replica);
+            peer.doubts.clear(cx.replica);
             self.by_uri.remove(&peer.uri);
             self.by_address.remove(&peer.address);
             self.by_tag.remove(&peer.tag);

@@ -9,6 +9,7 @@
 //! | `owner` | which of several nodes speaks for it |
 //! | `usrloc_in`, `htable_in`, `counters` | what its messages mean |
 //! | `pull` | its dumps, and what they do not show |
+//! | `doubts` | what others may have told it that we do not know of |
 //! | `changes` | what a changed cell means for it |
 //! | `feed` | what it is told |
 //! | `leases` | its contacts that outlive a cell |
@@ -22,6 +23,7 @@
 mod book;
 mod changes;
 mod counters;
+mod doubts;
 mod facts;
 mod feed;
 mod htable_in;
@@ -250,6 +252,7 @@ impl Dmq {
 
     /// Time passed.
     pub(crate) fn tick(&mut self, front: &mut Front, cx: &mut Cx<'_>) {
+        self.watch_gaps(cx);
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
             self.ping_if_due(id, front, cx);
@@ -361,17 +364,20 @@ impl Peer {
         if self.gap || self.again || self.pull.entries_wanted() {
             return Some(self.pull.retry_at().unwrap_or(Mono(0)));
         }
-        // Something that it holds is not proven, and everything else is quiet. In a mesh servers tell each other most
-        // of it, and a dump would cost more than all changes together.
+        let cheap_at = |fed| self.pull.may_verify_at(fed, self.dump_messages());
+        // Something that it holds is not proven, and everything else is quiet.
         let unproven = mode == DmqMode::Bridge && self.book.unproven() > 0 && self.feed.is_idle();
-        unproven.then(|| self.pull.may_verify_at(self.feed.answered_at(), self.dump_messages())).flatten()
+        let unproven = unproven.then(|| cheap_at(self.feed.answered_at())).flatten();
+        // In a mesh servers tell each other most of it, and a dump costs more than many changes.
+        let doubted = self.doubts.due().and_then(|due| Some(due.max(cheap_at(None)?)));
+        unproven.into_iter().chain(doubted).min()
     }
 }
 
 /// Asks a server for everything.
 fn start_pull(peer: &mut Peer, front: &mut Front, cx: &mut Cx<'_>) {
     peer.drop_old_touches(cx.now.mono);
-    let everything = peer.gap || peer.again || peer.book.unproven() > 0;
+    let everything = peer.gap || peer.again || peer.book.unproven() > 0 || peer.doubts.due().is_some();
     let careful = peer.book.len() > 0;
     let channel = peer.pull.start(everything, careful, cx.now.mono);
     ask(peer, channel, front, cx);

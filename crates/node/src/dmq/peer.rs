@@ -10,10 +10,11 @@ use kdmq::Generation;
 use super::How;
 use super::book::{Book, Entry, Note, Proof, Ruid};
 use super::counters::Counters;
+use super::doubts::Doubts;
 use super::feed::Feed;
 use super::life::Life;
 use super::owner::HOLD_MS;
-use super::pull::{self, Pull};
+use super::pull::Pull;
 use crate::config::{DmqMode, SipTransport};
 use crate::cx::Cx;
 use crate::io::{Mono, SocketId};
@@ -139,6 +140,8 @@ pub(crate) struct Peer {
     /// Removals in tables that forget by stability, which this server has not acknowledged: none of
     /// them may be forgotten before (R7).
     pub(crate) unacknowledged: BTreeMap<Slot, Dot>,
+    /// What it may hold that nobody has told us.
+    pub(crate) doubts: Doubts,
     /// The life that is on disk.
     pub(crate) saved_life: Option<u64>,
     /// Cells about which it and another server spoke at the same time.
@@ -247,6 +250,7 @@ impl Peer {
             live_lately: SlotMap::default(),
             live_limit: LIVELY_MAX,
             unacknowledged: BTreeMap::new(),
+            doubts: Doubts::default(),
             saved_life: None,
             contests: Contests::default(),
             lacks_tables: BTreeSet::new(),
@@ -312,13 +316,12 @@ impl Peer {
     pub(crate) fn look_again(&mut self, mode: DmqMode, now: Mono) {
         if self.second_look.is_some_and(|at| at <= now) && !self.pull.is_open() {
             self.second_look = None;
-            // Quick pings leave a second at most. In a mesh others have heard it meanwhile, and beyond this a dump costs the
-            // server more than that is worth.
-            if mode == DmqMode::Bridge && self.dump_messages() <= pull::CHEAP_MESSAGES {
-                // Feeding goes on: all that may be missing is what it took in within a second.
-                self.again = true;
-            } else {
-                self.repeated.clear();
+            // Quick pings leave a second at most; beyond this a dump costs the server more than that is worth. Feeding goes on:
+            // all that may be missing is what it took in within that second.
+            match mode {
+                _ if !self.can_be_proven() => self.repeated.clear(),
+                DmqMode::Bridge => self.again = true,
+                DmqMode::Mesh => self.doubts.doubt_all(now),
             }
         }
     }
@@ -383,6 +386,7 @@ impl Peer {
     /// The cell is held no more; gives what this server had of it.
     pub(crate) fn forget_cell(&mut self, slot: Slot, replica: &mut Replica) -> Option<Entry> {
         self.acknowledged(slot, replica);
+        self.doubts.forget(slot, replica);
         self.feed.forget(slot);
         self.contests.remove(slot);
         self.live_lately.remove(slot);

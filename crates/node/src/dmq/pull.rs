@@ -333,6 +333,11 @@ impl Pull {
         Some(stage.due(self.quiet_ms))
     }
 
+    /// When the last pull began, and whether it got all contacts and all entries.
+    pub(crate) fn proves(&self) -> (Mono, bool, bool) {
+        (self.begun, self.contacts == Outcome::Complete, self.entries == Outcome::Complete)
+    }
+
     /// Whether the last pull got everything.
     pub(crate) fn is_complete(&self) -> bool {
         self.contacts != Outcome::Partial && self.entries != Outcome::Partial
@@ -417,6 +422,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     for slot in absent.unseen {
         peer.book.waive_proof(slot);
     }
+    peer.settle_doubts(cx.replica, cx.now.mono);
     peer.drop_old_touches(cx.now.mono);
     peer.ask_first = false;
     if peer.pull.is_complete() {
@@ -467,7 +473,7 @@ fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
             continue;
         }
         let current = entry.held == Some(Version::from(cell.order)) && cell.is_live(cx.now.wall);
-        if entry.proof == Proof::Seen && current {
+        if entry.proof == Proof::Seen && current && !peer.doubts.removed(slot) {
             found.gone.push((slot, cell.order));
         } else {
             found.lacking.push(slot);

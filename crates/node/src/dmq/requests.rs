@@ -122,11 +122,12 @@ impl Dmq {
             Err(error) => return malformed(error.status(), cx),
         };
         cx.stats.dmq_rows_refused += u64::from(batch.skipped);
+        let removes = batch.actions.iter().any(|a| matches!(a, usrloc::Action::Remove(_)));
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Usrloc, body, cx);
-            let about = || batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
-            self.crossed(id, about, Peer::contested_elsewhere, cx.now.mono);
+            let about = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
+            self.crossed(id, about, removes, Peer::contested_elsewhere, cx);
             // It may be applied before this input is over: the first message of a server makes it ours.
             return Reply { code: 200, body: None, promises: true };
         }
@@ -151,8 +152,8 @@ impl Dmq {
             }
         }
         if !dump {
-            let about = || batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
-            self.crossed(id, about, Peer::contested, cx.now.mono);
+            let about = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
+            self.crossed(id, about, removes, Peer::contested, cx);
         }
         Reply { code: 200, body: None, promises: true }
     }
@@ -162,11 +163,12 @@ impl Dmq {
             Ok(action) => action,
             Err(error) => return malformed(error.status(), cx),
         };
+        let removes = matches!(action, htable::Action::Delete { .. });
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Htable, body, cx);
-            let about = || htable_in::slot_of(&action, cx).into_iter().collect();
-            self.crossed(id, about, Peer::contested_elsewhere, cx.now.mono);
+            let about = htable_in::slot_of(&action, cx).into_iter().collect();
+            self.crossed(id, about, removes, Peer::contested_elsewhere, cx);
             return Reply { code: 200, body: None, promises: true };
         }
         match &action {
@@ -188,8 +190,8 @@ impl Dmq {
                     peer.repeats(slot, cell.order.stamp, cx.now.mono);
                 }
                 learn_of(peer, action, &self.facts, cx);
-                let about = || htable_in::slot_of(action, cx).into_iter().collect();
-                self.crossed(id, about, Peer::contested, cx.now.mono);
+                let about = htable_in::slot_of(action, cx).into_iter().collect();
+                self.crossed(id, about, removes, Peer::contested, cx);
             }
         }
         Reply { code: 200, body: None, promises: true }
@@ -199,12 +201,16 @@ impl Dmq {
     fn crossed(
         &mut self,
         id: PeerId,
-        about: impl FnOnce() -> Vec<Slot>,
+        about: Vec<Slot>,
+        removes: bool,
         contested: fn(&mut Peer, Slot, Mono),
-        now: Mono,
+        cx: &mut Cx<'_>,
     ) {
+        let now = cx.now.mono;
+        for slot in &about {
+            self.doubt_elsewhere(id, *slot, removes, cx);
+        }
         let Some(lists) = self.lend_lists(id) else { return };
-        let about = about();
         for peer in self.peers.values_mut().filter(|p| p.id != id && p.owned && lists.contains(&p.uri)) {
             for slot in &about {
                 if peer.book.fresh(*slot, now) == Some(Proof::Seen) {
@@ -354,6 +360,9 @@ pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
     }
     // It may not have applied it when a dump is asked for in this moment.
     peer.touched(change.slot, cx.now.mono);
+    if !peer.can_be_proven() {
+        return false;
+    }
     if cell.is_live(cx.now.wall) {
         let value = cell.body.map_or(0, fingerprint);
         let held = Some(cell.order.into());
@@ -375,6 +384,10 @@ pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
             return false;
         }
     }
-    peer.book.remove(change.slot);
+    if let Some(value) = peer.book.get(change.slot).map(|e| e.value) {
+        let held = Some(cell.order.into());
+        let note = Note { held, proof: Proof::Told, ruid: Ruid::Kept, value, pull: None };
+        peer.book.note(change.slot, note, cx.now.mono);
+    }
     true
 }
