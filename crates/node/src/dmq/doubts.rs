@@ -14,6 +14,7 @@ use crdt::{Cause, Change, Dot, Forget, Replica, Slot};
 use tables::location;
 
 use super::Dmq;
+use super::book::fingerprint;
 use super::peer::{Peer, PeerId};
 use crate::config::DmqMode;
 use crate::cx::Cx;
@@ -39,15 +40,31 @@ pub(crate) struct Doubts {
     gap_known: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Doubt {
     /// When another server spoke about the cell last.
     at: Mono,
     /// Whether one of them has removed it.
     removed: bool,
+    /// What others have set it to, as fingerprints; the latest last.
+    said: Vec<u64>,
     /// The removal that must not be forgotten.
     held: Option<Dot>,
 }
+
+/// What another server said of a cell.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Said {
+    /// That it is gone.
+    Gone,
+    /// The value of an entry, as a fingerprint.
+    Value(u64),
+    /// Something about a contact, or how long an entry lives.
+    Other,
+}
+
+/// So many values of one cell are remembered.
+const SAID_MAX: usize = 16;
 
 impl Doubts {
     /// Whatever it holds may be something else.
@@ -64,6 +81,11 @@ impl Doubts {
     /// Whether another server may have removed this cell there.
     pub(crate) fn removed(&self, slot: Slot) -> bool {
         self.cells.get(&slot).is_some_and(|doubt| doubt.removed)
+    }
+
+    /// Whether another server may have told it this value of the cell, just now or much too late.
+    pub(crate) fn said(&self, slot: Slot, value: u64) -> bool {
+        self.cells.get(&slot).is_some_and(|doubt| doubt.said.contains(&value))
     }
 
     /// When a dump should look at what there is.
@@ -91,16 +113,25 @@ impl Doubts {
 
 impl Peer {
     /// Another server has spoken about the cell, and may have told this one.
-    pub(crate) fn doubt(&mut self, slot: Slot, removes: bool, replica: &mut Replica, now: Mono) {
+    pub(super) fn doubt(&mut self, slot: Slot, said: Said, replica: &mut Replica, now: Mono) {
         let gone = replica.cell(slot).filter(|cell| cell.body.is_none());
         let stable = gone.filter(|cell| replica.rules().of(cell.table).forget == Forget::Stable);
         let held = stable.map(|cell| cell.order.dot);
         self.doubts.since.get_or_insert(now);
-        let before = self.doubts.cells.remove(&slot);
-        let removed = removes || before.as_ref().is_some_and(|doubt| doubt.removed);
+        let doubt = self.doubts.cells.entry(slot).or_default();
+        doubt.at = now;
+        match said {
+            Said::Gone => doubt.removed = true,
+            Said::Value(value) if !doubt.said.contains(&value) => {
+                if doubt.said.len() >= SAID_MAX {
+                    doubt.said.remove(0);
+                }
+                doubt.said.push(value);
+            }
+            Said::Value(_) | Said::Other => {}
+        }
         held.into_iter().for_each(|dot| replica.hold(dot));
-        before.and_then(|doubt| doubt.held).into_iter().for_each(|dot| replica.release(dot));
-        self.doubts.cells.insert(slot, Doubt { at: now, removed, held });
+        std::mem::replace(&mut doubt.held, held).into_iter().for_each(|dot| replica.release(dot));
     }
 
     /// A dump has been taken in: what it was late enough for is certain now.
@@ -145,12 +176,12 @@ impl Peer {
 
 impl Dmq {
     /// A server has spoken about the cell: which others it may have told so.
-    pub(super) fn doubt_elsewhere(&mut self, by: PeerId, slot: Slot, removes: bool, cx: &mut Cx<'_>) {
+    pub(super) fn doubt_elsewhere(&mut self, by: PeerId, slot: Slot, said: Said, cx: &mut Cx<'_>) {
         let lists = self.lend_lists(by).unwrap_or_default();
         let mesh = cx.config.dmq.mode == DmqMode::Mesh;
         for peer in self.peers.values_mut().filter(|peer| peer.id != by) {
             if mesh || lists.contains(&peer.uri) {
-                peer.doubt(slot, removes, cx.replica, cx.now.mono);
+                peer.doubt(slot, said, cx.replica, cx.now.mono);
             }
         }
         self.return_lists(by, lists);
@@ -164,8 +195,12 @@ impl Dmq {
         }
         let Some(cell) = cx.replica.cell(change.slot) else { return };
         if cell.order.stamp.time.ms() + UNDER_WAY_MS > cx.now.wall.0 {
-            let removes = cell.body.is_none();
-            self.doubt_elsewhere(by, change.slot, removes, cx);
+            let said = match cell.body {
+                None => Said::Gone,
+                Some(_) if cell.table == location::TABLE => Said::Other,
+                Some(body) => Said::Value(fingerprint(body)),
+            };
+            self.doubt_elsewhere(by, change.slot, said, cx);
         }
     }
 

@@ -212,10 +212,18 @@ fn write(
         (Ok(Outcome::Written(slot, _)), None) => {
             peer.touched(slot, cx.now.mono);
         }
+        // What it lost to may be a repetition of an older word: the dump that follows shows which is right.
+        (Ok(Outcome::Lost(slot)), Some(_)) if how == How::Live && is_repeated(peer, slot, cx) => {}
         (Ok(Outcome::Lost(slot)), Some(body)) => correct(peer, slot, body, cx),
         (Ok(Outcome::Lost(slot)), None) => peer.feed.enqueue(slot),
         (Err(_), _) => cx.stats.dmq_rows_refused += 1,
     }
+}
+
+/// Whether what is held is a word of this server that it may have repeated.
+fn is_repeated(peer: &Peer, slot: Slot, cx: &Cx<'_>) -> bool {
+    let held = cx.replica.cell(slot).map(|cell| cell.order.stamp);
+    held.is_some() && peer.repeated.get(&slot) == held.as_ref()
 }
 
 fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &Cx<'_>) {
@@ -339,6 +347,10 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx:
 fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx<'_>) -> StampRule {
     if planted::on(Bug::PulledIsNow) {
         return StampRule::Now;
+    }
+    if held.is_some_and(|h| peer.doubts.said(h.slot, fingerprint(&cell.value.encode()))) {
+        // Another server's word that came too late; when it was said is known here.
+        return StampRule::Least;
     }
     if let Some(repeated) = held.filter(|h| peer.repeated.get(&h.slot) == Some(&h.order.stamp)) {
         return StampRule::Above(repeated.order.stamp);

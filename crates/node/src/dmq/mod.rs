@@ -333,10 +333,16 @@ impl Dmq {
             // A server that is silent here stays ours, with all that is known of it, unless
             // another node hears it.
             let mine = match peer.phase {
-                Phase::Active => owner::is_owner(me, others.into_iter(), &peer.uri),
+                Phase::Active => owner::is_owner(me, others.iter().copied(), &peer.uri),
                 _ => peer.owned && others.is_empty(),
             };
+            // Another node that speaks for it in its own part of a split has told it what had won there.
+            let shared = others.iter().any(|node| !peer.shared.contains(node));
+            peer.shared = others;
             if mine == peer.owned {
+                if mine && shared {
+                    peer.doubts.doubt_all(cx.now.mono);
+                }
                 continue;
             }
             peer.owned = mine;

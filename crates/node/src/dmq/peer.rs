@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crdt::planted::{self, Bug};
-use crdt::{Dot, Forget, Replica, Slot, SlotMap, Stamp};
+use crdt::{Dot, Forget, NodeId, Replica, Slot, SlotMap, Stamp};
 use kdmq::Generation;
 
 use super::How;
@@ -129,6 +129,8 @@ pub(crate) struct Peer {
     pub(crate) repeated: BTreeMap<Slot, Stamp>,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
+    /// The other nodes that hear it, as far as they are linked with this one.
+    pub(crate) shared: Vec<NodeId>,
     pub(crate) book: Book,
     pub(crate) pull: Pull,
     pub(crate) feed: Feed,
@@ -244,6 +246,7 @@ impl Peer {
             again: false,
             repeated: BTreeMap::new(),
             owned: false,
+            shared: Vec::new(),
             book: Book::new(durable),
             pull: Pull::default(),
             feed: Feed::default(),

@@ -88,7 +88,7 @@ pub(crate) struct Pull {
     suspected: usize,
     /// When a message of one came last, or could have.
     last: Option<Mono>,
-    /// When the last one ended, how long it took and how many messages it cost the server.
+    /// When the last one ended, how long the server was busy with it and how many messages it cost.
     ended: Option<Mono>,
     took_ms: u64,
     messages: u64,
@@ -102,6 +102,7 @@ pub(crate) struct Pull {
 struct Stage {
     ask: DataChannel,
     tries: u32,
+    asked: Mono,
     answered: Option<Mono>,
     last: Mono,
     arrived: Arrived,
@@ -176,6 +177,7 @@ impl Pull {
         self.tail_seen = false;
         self.echoes = Echoes::Unwanted;
         self.begun = now;
+        self.took_ms = 0;
         self.retry_at = None;
         let only_entries = std::mem::take(&mut self.entries_wanted) && !everything && self.finished;
         let first = if only_entries { DataChannel::Htable } else { DataChannel::Usrloc };
@@ -304,6 +306,7 @@ impl Pull {
             self.tail = stage.arrived.tail();
         }
         self.messages += messages;
+        self.took_ms += stage.last.ms_since(stage.asked);
         let outcome = self.outcome(ask);
         if *outcome == Outcome::Unknown {
             *outcome = if over { Outcome::Complete } else { Outcome::Partial };
@@ -316,7 +319,6 @@ impl Pull {
         self.finished = true;
         self.ended = Some(now);
         self.last = Some(now);
-        self.took_ms = now.ms_since(self.begun);
         Next::Conclude
     }
 
@@ -356,7 +358,7 @@ impl Pull {
         const SHARE: u64 = 50;
         const BETWEEN_MS: u64 = 3_000;
         const AFTER_FEED_MS: u64 = 1_000;
-        let work = self.took_ms.saturating_sub(2 * QUIET_MS) * SHARE;
+        let work = self.took_ms * SHARE;
         let ended = self.ended.filter(|_| self.finished && messages <= CHEAP_MESSAGES)?;
         let between = BETWEEN_MS << self.fruitless.min(8);
         let rested = ended.plus_ms(between.max(work).max(messages * PER_MESSAGE_MS));
@@ -366,7 +368,7 @@ impl Pull {
 
 impl Stage {
     fn new(ask: DataChannel, now: Mono) -> Self {
-        Self { ask, tries: 1, answered: None, last: now, arrived: Arrived::default() }
+        Self { ask, tries: 1, asked: now, answered: None, last: now, arrived: Arrived::default() }
     }
 
     /// When it is over, or has failed, if nothing more comes.

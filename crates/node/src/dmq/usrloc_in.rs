@@ -16,6 +16,9 @@ use super::book::{Note, Proof, Ruid};
 use super::peer::Peer;
 use crate::cx::Cx;
 
+/// What a server says of its contacts this long after it happened, milliseconds, it has said before.
+const REPEATED_MS: u64 = 2_000;
+
 /// What the store holds for a contact.
 struct Held<'a> {
     slot: Slot,
@@ -41,6 +44,18 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
     let mut above = None;
     if let Some(held) = held(cx.replica, cx.now.wall, &row.aor, &member) {
+        if !held.live && peer.repeated.get(&held.slot) == Some(&held.order.stamp) {
+            // The removal, or this, may be a repetition of an older word; a dump shows which is right.
+            match how {
+                How::Live
+                    if contact.last_modified.saturating_mul(1_000).saturating_add(REPEATED_MS) < cx.now.wall.0 =>
+                {
+                    return;
+                }
+                How::Dump => above = Some(held.order.stamp),
+                How::Live | How::Held(_) => {}
+            }
+        }
         if how == How::Dump && peer.live_lately.contains(held.slot) && !is_later(&held, contact) {
             return;
         }
