@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use crdt::{Cause, Change, Dot, Forget, Replica, Slot};
+use crdt::{Cause, CellRef, Change, Dot, Forget, Replica, Slot};
 use tables::location;
 
 use super::Dmq;
@@ -21,7 +21,7 @@ use crate::cx::Cx;
 use crate::io::Mono;
 
 /// So long after a server has spoken its message may still arrive, milliseconds: it repeats it for 30 s (`fr_timer`).
-const UNDER_WAY_MS: u64 = 32_000;
+pub(super) const UNDER_WAY_MS: u64 = 32_000;
 
 /// How long doubts gather before a dump is asked for, milliseconds.
 const GATHER_MS: u64 = 60_000;
@@ -201,6 +201,19 @@ impl Dmq {
                 Some(body) => Said::Value(fingerprint(body)),
             };
             self.doubt_elsewhere(by, change.slot, said, cx);
+            self.doubt_old(by, change, cx);
+        }
+    }
+
+    /// What was there before may still be on its way to any server, and comes with what a server that has just started asks
+    /// others for.
+    fn doubt_old(&mut self, by: PeerId, change: &Change, cx: &mut Cx<'_>) {
+        let old = change.old.as_deref().and_then(|old| CellRef::decode(old).ok());
+        let old = old.filter(|cell| cell.table != location::TABLE).and_then(|cell| cell.body.map(fingerprint));
+        let Some(old) = old.filter(|_| cx.config.dmq.mode == DmqMode::Mesh) else { return };
+        // Of two words of its own that came in any order either may be the later one.
+        for peer in self.peers.values_mut().filter(|peer| peer.id != by || peer.second_look.is_none()) {
+            peer.doubt(change.slot, Said::Value(old), cx.replica, cx.now.mono);
         }
     }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crdt::planted::{self, Bug};
 use crdt::{Dot, Forget, NodeId, Replica, Slot, SlotMap, Stamp};
 use kdmq::Generation;
+use tables::location::Contact;
 
 use super::How;
 use super::book::{Book, Entry, Note, Proof, Ruid};
@@ -18,6 +19,20 @@ use super::pull::Pull;
 use crate::config::{DmqMode, SipTransport};
 use crate::cx::Cx;
 use crate::io::{Mono, SocketId};
+
+/// The version of a contact that a removal names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Removed {
+    last_modified: u64,
+    cseq: u32,
+}
+
+impl Removed {
+    /// Whether a contact is later than this version.
+    pub(crate) fn is_before(self, contact: &Contact<'_>) -> bool {
+        (contact.last_modified, contact.cseq) > (self.last_modified, self.cseq)
+    }
+}
 
 /// A server's number in this node, given in the order in which they were met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,6 +142,8 @@ pub(crate) struct Peer {
     /// Entries about which it spoke since it came back, and the stamps that these words got. It may have been repeating, in
     /// any order, what it had said in the silence; what its next dump shows of them is later.
     pub(crate) repeated: BTreeMap<Slot, Stamp>,
+    /// The versions of contacts that it removed so.
+    removed: BTreeMap<Slot, Removed>,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
     /// The other nodes that hear it, as far as they are linked with this one.
@@ -245,6 +262,7 @@ impl Peer {
             second_look_by: now,
             again: false,
             repeated: BTreeMap::new(),
+            removed: BTreeMap::new(),
             owned: false,
             shared: Vec::new(),
             book: Book::new(durable),
@@ -279,7 +297,7 @@ impl Peer {
         self.pull = Pull::default();
         self.feed.clear();
         self.live_lately.clear();
-        self.repeated.clear();
+        self.forget_repeated();
         self.lacks_tables.clear();
         self.contests = Contests::default();
         self.early_expires.clear();
@@ -315,6 +333,25 @@ impl Peer {
         }
     }
 
+    /// It removed a contact while it may be repeating old words (see [`Peer::repeats`]).
+    pub(crate) fn removed_again(&mut self, slot: Slot, contact: &Contact<'_>, cx: &Cx<'_>) {
+        let Some(cell) = cx.replica.cell(slot).filter(|_| self.second_look.is_some()) else { return };
+        let version = Removed { last_modified: contact.last_modified, cseq: contact.cseq };
+        self.repeats(slot, cell.order.stamp, cx.now.mono);
+        self.removed.insert(slot, version);
+    }
+
+    /// Which version of a contact a removal named that it may have repeated, if that removal is what is held.
+    pub(crate) fn repeated_removal(&self, slot: Slot, held: Stamp) -> Option<Removed> {
+        self.removed.get(&slot).copied().filter(|_| self.repeated.get(&slot) == Some(&held))
+    }
+
+    /// A dump has shown what its repeated words were worth.
+    pub(crate) fn forget_repeated(&mut self) {
+        self.repeated.clear();
+        self.removed.clear();
+    }
+
     /// Asks once more when it is time (see [`Peer::came_back`]).
     pub(crate) fn look_again(&mut self, mode: DmqMode, now: Mono) {
         if self.second_look.is_some_and(|at| at <= now) && !self.pull.is_open() {
@@ -322,7 +359,7 @@ impl Peer {
             // Quick pings leave a second at most; beyond this a dump costs the server more than that is worth. Feeding goes on:
             // all that may be missing is what it took in within that second.
             match mode {
-                _ if !self.can_be_proven() => self.repeated.clear(),
+                _ if !self.can_be_proven() => self.forget_repeated(),
                 DmqMode::Bridge => self.again = true,
                 DmqMode::Mesh => self.doubts.doubt_all(now),
             }
@@ -394,6 +431,7 @@ impl Peer {
         self.contests.remove(slot);
         self.live_lately.remove(slot);
         self.repeated.remove(&slot);
+        self.removed.remove(&slot);
         self.book.remove(slot)
     }
 

@@ -16,11 +16,11 @@ use crdt::{Order, Slot};
 use kdmq::life::CallIdCounter as Mark;
 use tables::{htable, location};
 
-use super::DataChannel;
 use super::book::{Proof, Version};
 use super::facts::{Expiry, Facts};
 use super::life::{Arrived, Dump};
 use super::peer::Peer;
+use super::{DataChannel, usrloc_in};
 use crate::config::SipTransport;
 use crate::cx::Cx;
 use crate::io::{Level, Mono};
@@ -412,7 +412,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     peer.pull.suspected = 0;
     for (slot, order) in absent.gone {
         peer.book.remove(slot);
-        cx.replica.remove_observed(cx.now.wall, slot, order, peer.tag);
+        usrloc_in::remove_absent(peer, slot, order, cx);
         cx.stats.dmq_absences += 1;
     }
     let told = |slot: &Slot| peer.book.get(*slot).is_some_and(|e| e.proof == Proof::Answered);
@@ -429,7 +429,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     peer.ask_first = false;
     if peer.pull.is_complete() {
         if peer.second_look.is_none() {
-            peer.repeated.clear();
+            peer.forget_repeated();
         }
         peer.gap = false;
         peer.again = false;

@@ -149,7 +149,6 @@ impl Dmq {
                 usrloc::Action::Remove(row) => {
                     peer.life.is_live(mark);
                     usrloc_in::remove(peer, row, How::Live, cx);
-                    repeats(peer, usrloc_in::slot_of(action, cx), cx);
                 }
                 usrloc::Action::Sync => asked_for_all(peer, DataChannel::Usrloc, cx),
             }
@@ -370,7 +369,7 @@ pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
     }
     // It may not have applied it when a dump is asked for in this moment.
     peer.touched(change.slot, cx.now.mono);
-    if !peer.can_be_proven() {
+    if !peer.can_be_proven() || !peer.may_be_fed() {
         return false;
     }
     if cell.is_live(cx.now.wall) {

@@ -16,9 +16,6 @@ use super::book::{Note, Proof, Ruid};
 use super::peer::Peer;
 use crate::cx::Cx;
 
-/// What a server says of its contacts this long after it happened, milliseconds, it has said before.
-const REPEATED_MS: u64 = 2_000;
-
 /// What the store holds for a contact.
 struct Held<'a> {
     slot: Slot,
@@ -44,16 +41,12 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
     let mut above = None;
     if let Some(held) = held(cx.replica, cx.now.wall, &row.aor, &member) {
-        if !held.live && peer.repeated.get(&held.slot) == Some(&held.order.stamp) {
-            // The removal, or this, may be a repetition of an older word; a dump shows which is right.
-            match how {
-                How::Live
-                    if contact.last_modified.saturating_mul(1_000).saturating_add(REPEATED_MS) < cx.now.wall.0 =>
-                {
-                    return;
-                }
-                How::Dump => above = Some(held.order.stamp),
-                How::Live | How::Held(_) => {}
+        if let (false, Some(removed)) = (held.live, peer.repeated_removal(held.slot, held.order.stamp)) {
+            // The removal, or this, may be a repetition of an older word.
+            match (how, removed.is_before(contact)) {
+                (How::Live | How::Held(_), false) => return,
+                (How::Dump, true) => above = Some(held.order.stamp),
+                _ => {}
             }
         }
         if how == How::Dump && peer.live_lately.contains(held.slot) && !is_later(&held, contact) {
@@ -283,10 +276,37 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     match cx.replica.write(cx.now.wall, write) {
         Ok(Outcome::Written(slot, _)) => {
             peer.touched(slot, cx.now.mono);
+            peer.removed_again(slot, &row.contact, cx);
             drop_aliases(&row.aor, &member, cx);
         }
         Ok(Outcome::Lost(slot)) => peer.feed.enqueue(slot),
         Err(_) => cx.stats.dmq_rows_refused += 1,
+    }
+}
+
+/// A dump shows that the server has dropped what it was known to hold: a removal of that version, and so of whatever other
+/// servers' dumps show of it. Those give its time by the clock of a server, in seconds, which may be ahead of ours.
+pub(crate) fn remove_absent(peer: &Peer, slot: Slot, seen: Order, cx: &mut Cx<'_>) {
+    let Some(cell) = cx.replica.cell(slot) else { return };
+    let happened = contact_of(&cell).map_or(0, |(_, contact)| contact.last_modified.saturating_mul(1_000));
+    if happened < seen.stamp.time.ms() || happened > cx.now.wall.0 {
+        cx.replica.remove_observed(cx.now.wall, slot, seen, peer.tag);
+        return;
+    }
+    let (table, key, member) = (cell.table.to_owned(), cell.key.to_vec(), cell.member.to_vec());
+    let removal = Write {
+        table: &table,
+        key: &key,
+        member: &member,
+        rank: 0,
+        stamp: StampRule::At(Wall(happened + 1)),
+        deadline: None,
+        body: None,
+        via: peer.tag,
+        birth: None,
+    };
+    if cx.replica.write(cx.now.wall, removal).is_err() {
+        cx.stats.dmq_rows_refused += 1;
     }
 }
 
