@@ -88,10 +88,9 @@ pub(crate) struct Pull {
     suspected: usize,
     /// When a message of one came last, or could have.
     last: Option<Mono>,
-    /// When the last one ended, how long the server was busy with it and how many messages it cost.
+    /// When the last one ended, and how long the server was busy with it.
     ended: Option<Mono>,
     took_ms: u64,
-    messages: u64,
     begun: Mono,
     retry_at: Option<Mono>,
     /// Pulls in a row that did not show what had been told: it is told again, and asked for less and less often.
@@ -172,7 +171,6 @@ impl Pull {
         self.contacts = Outcome::Unknown;
         self.entries = Outcome::Unknown;
         self.heard_since = false;
-        self.messages = 0;
         self.tail = None;
         self.tail_seen = false;
         self.echoes = Echoes::Unwanted;
@@ -301,11 +299,10 @@ impl Pull {
             *stage = Stage { tries, ..Stage::new(ask, now) };
             return Next::Send(ask);
         }
-        let (ask, messages) = (stage.ask, stage.arrived.messages);
+        let ask = stage.ask;
         if ask == DataChannel::Usrloc {
             self.tail = stage.arrived.tail();
         }
-        self.messages += messages;
         self.took_ms += stage.last.ms_since(stage.asked);
         let outcome = self.outcome(ask);
         if *outcome == Outcome::Unknown {

@@ -41,6 +41,9 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
     let mut above = None;
     if let Some(held) = held(cx.replica, cx.now.wall, &row.aor, &member) {
+        if is_repeated(peer, &held, contact, how) {
+            return;
+        }
         if let (false, Some(removed)) = (held.live, peer.repeated_removal(held.slot, held.order.stamp)) {
             // The removal, or this, may be a repetition of an older word.
             match (how, removed.is_before(contact)) {
@@ -75,6 +78,14 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         Some(Outcome::Lost(slot)) => correct(peer, slot, &contact.ruid, cx),
         None => {}
     }
+}
+
+/// Whether a server that has just come back says what it had said before a removal: news are told at once.
+fn is_repeated(peer: &Peer, held: &Held<'_>, new: &Contact<'_>, how: How) -> bool {
+    const LATE_MS: u64 = 2_000;
+    let happened = new.last_modified.saturating_mul(1_000);
+    let earlier = happened.saturating_add(LATE_MS) < held.order.stamp.time.ms();
+    !held.live && earlier && how != How::Dump && peer.second_look.is_some()
 }
 
 /// Whether what a dump shows was certainly written after the held version, which something live was said about: by SIP's
