@@ -69,6 +69,9 @@ impl Dmq {
             if let Some(told) = told {
                 self.return_lists(told.by, told.lists);
             }
+            if counter.is_none() {
+                self.doubt_change(change, cx);
+            }
             if !orphans.is_empty() {
                 self.bury(change, orphans, cx);
             }

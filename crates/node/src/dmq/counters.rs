@@ -297,7 +297,7 @@ pub(crate) fn set_by_server(
     let source = match how {
         How::Dump => Source::Dump,
         // It is still repeating what it said while nobody answered.
-        _ if peer.second_look.is_some() => Source::Repeated,
+        _ if peer.comeback.look_at.is_some() => Source::Repeated,
         _ => Source::Live,
     };
     let known = peer.counters.known(&key, base, peer.generation);
@@ -388,7 +388,7 @@ fn render(peer: &mut Peer, key: Key, cx: &mut Cx<'_>) -> Option<Request> {
         },
     };
     match body {
-        Ok(body) => Some(feed::counter_request(peer, key, body)),
+        Ok(body) => Some(feed::counter_request(peer, key, body, now)),
         Err(_) => {
             cx.stats.dmq_unsendable += 1;
             None

@@ -35,8 +35,9 @@ pub(crate) struct Feed {
     open: BTreeMap<Slot, Open>,
     requests: usize,
     unanswered: u32,
-    /// When the last request was answered.
+    /// When the last request was answered, and when one last that had been lost at first.
     answered_at: Option<Mono>,
+    answered_late_at: Option<Mono>,
     /// Cells that are not told because of the feed limit.
     limited: BTreeSet<Slot>,
     /// Values of entries that it was told and did not answer: one that stood still reads them when it goes on.
@@ -67,6 +68,7 @@ pub(crate) struct Request {
 #[derive(Clone, Debug)]
 pub(crate) struct Fed {
     epoch: u32,
+    sent: Mono,
     items: Vec<Item>,
     /// The counter whose sum it tells.
     counter: Option<(String, Vec<u8>)>,
@@ -126,6 +128,13 @@ impl Feed {
     /// Cells that the server is not known to hold in their present version.
     pub(crate) fn lag(&self) -> usize {
         self.queued.len() + self.open.len() + self.limited.len()
+    }
+
+    /// Whether something was just lost on the way: then what it says may be older than what it was told.
+    pub(crate) fn is_lossy(&self, now: Mono) -> bool {
+        // RFC 3261's T2, and a margin.
+        const WHILE_MS: u64 = 4_500;
+        self.answered_late_at.is_some_and(|at| now.ms_since(at) <= WHILE_MS)
     }
 
     /// Whether nothing is waiting or open.
@@ -287,13 +296,13 @@ fn request(peer: &mut Peer, channel: &'static str, body: Vec<u8>, items: Vec<Ite
         // What is told while a dump is open is newer than the dump.
         peer.touched(item.slot, now);
     }
-    Request { channel, body, fed: Fed { epoch: peer.feed.epoch, items, counter: None } }
+    Request { channel, body, fed: Fed { epoch: peer.feed.epoch, sent: now, items, counter: None } }
 }
 
 /// The request that tells the sum of a counter, which is no single cell.
-pub(crate) fn counter_request(peer: &mut Peer, key: (String, Vec<u8>), body: Vec<u8>) -> Request {
+pub(crate) fn counter_request(peer: &mut Peer, key: (String, Vec<u8>), body: Vec<u8>, now: Mono) -> Request {
     peer.feed.requests += 1;
-    let fed = Fed { epoch: peer.feed.epoch, items: Vec::new(), counter: Some(key) };
+    let fed = Fed { epoch: peer.feed.epoch, sent: now, items: Vec::new(), counter: Some(key) };
     Request { channel: "htable", body, fed }
 }
 

@@ -128,7 +128,7 @@ fn live_stamp(peer: &mut Peer, last_modified: u64, cx: &Cx<'_>) -> StampRule {
     let now = cx.now.wall.0;
     match peer.lateness.of(last_modified, now, cx.now.mono) {
         late if late >= LATE_MS => StampRule::At(Wall(now.saturating_sub(late))),
-        _ if peer.second_look.is_some() => StampRule::At(Wall(last_modified.min(now))),
+        _ if peer.comeback.look_at.is_some() => StampRule::At(Wall(last_modified.min(now))),
         _ => StampRule::Now,
     }
 }
@@ -223,10 +223,18 @@ fn write(
         (Ok(Outcome::Written(slot, _)), None) => {
             peer.touched(slot, cx.now.mono);
         }
+        // What it lost to may be a repetition of an older word: the dump that follows shows which is right.
+        (Ok(Outcome::Lost(slot)), Some(_)) if how == How::Live && is_repeated(peer, slot, cx) => {}
         (Ok(Outcome::Lost(slot)), Some(body)) => correct(peer, slot, body, cx),
         (Ok(Outcome::Lost(slot)), None) => peer.feed.enqueue(slot),
         (Err(_), _) => cx.stats.dmq_rows_refused += 1,
     }
+}
+
+/// Whether what is held is a word of this server that it may have repeated.
+fn is_repeated(peer: &Peer, slot: Slot, cx: &Cx<'_>) -> bool {
+    let held = cx.replica.cell(slot).map(|cell| cell.order.stamp);
+    held.is_some_and(|stamp| peer.comeback.is_repeated(slot, stamp))
 }
 
 fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &Cx<'_>) {
@@ -353,7 +361,11 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
     if planted::on(Bug::PulledIsNow) {
         return StampRule::Now;
     }
-    if let Some(repeated) = held.filter(|h| peer.repeated.get(&h.slot) == Some(&h.order.stamp)) {
+    if held.is_some_and(|h| peer.doubts.said(h.slot, fingerprint(&cell.value.encode()))) {
+        // Another server's word that came too late; when it was said is known here.
+        return StampRule::Least;
+    }
+    if let Some(repeated) = held.filter(|h| peer.comeback.is_repeated(h.slot, h.order.stamp)) {
         return StampRule::Above(repeated.order.stamp);
     }
     if let Some(ms) = cell.last_modified {

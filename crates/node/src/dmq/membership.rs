@@ -220,7 +220,7 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let answers = peer.phase == Phase::Active;
         let (interval, give_up_ms) = match answers {
-            true if peer.second_look.is_some() => {
+            true if peer.comeback.look_at.is_some() => {
                 (DOUBTFUL_PING_MS.min(cx.config.dmq.ping_interval_ms), PING_GIVE_UP_MS)
             }
             true => (cx.config.dmq.ping_interval_ms, PING_GIVE_UP_MS),
@@ -248,6 +248,7 @@ impl Dmq {
     fn forget(&mut self, id: PeerId, front: &mut Front, cx: &mut Cx<'_>) {
         if let Some(mut peer) = self.peers.remove(&id) {
             peer.forget_state(cx.replica);
+            peer.doubts.clear(cx.replica);
             self.by_uri.remove(&peer.uri);
             self.by_address.remove(&peer.address);
             self.by_tag.remove(&peer.tag);

@@ -10,6 +10,8 @@
 //! | `usrloc_in`, `htable_in`, `counters` | what its messages mean |
 //! | `lateness` | how late its stamped messages are |
 //! | `pull` | its dumps, and what they do not show |
+//! | `comeback` | what is not certain after it was silent |
+//! | `doubts` | what others may have told it that we do not know of |
 //! | `changes` | what a changed cell means for it |
 //! | `feed` | what it is told |
 //! | `leases` | its contacts that outlive a cell |
@@ -22,7 +24,9 @@
 
 mod book;
 mod changes;
+mod comeback;
 mod counters;
+mod doubts;
 mod facts;
 mod feed;
 mod htable_in;
@@ -263,6 +267,7 @@ impl Dmq {
             self.stood_still(cx);
         }
         self.ticked = cx.now.mono;
+        self.watch_gaps(cx);
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
             self.ping_if_due(id, front, cx);
@@ -300,7 +305,7 @@ impl Dmq {
         let of = |peer: &Peer| {
             let ping = (!peer.ping_open && peer.is_pinged()).then_some(peer.ping_at);
             let contest = peer.contests.next();
-            let again = peer.second_look.filter(|_| !peer.pull.is_open());
+            let again = peer.comeback.look_at.filter(|_| !peer.pull.is_open());
             let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
             let news = [pull, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min();
             [ping, contest, again, news.filter(|_| self.attending)].into_iter().flatten().min()
@@ -353,10 +358,16 @@ impl Dmq {
             // A server that is silent here stays ours, with all that is known of it, unless
             // another node hears it.
             let mine = match peer.phase {
-                Phase::Active => owner::is_owner(me, others.into_iter(), &peer.uri),
+                Phase::Active => owner::is_owner(me, others.iter().copied(), &peer.uri),
                 _ => peer.owned && others.is_empty(),
             };
+            // Another node that speaks for it in its own part of a split has told it what had won there.
+            let shared = others.iter().any(|node| !peer.shared.contains(node));
+            peer.shared = others;
             if mine == peer.owned {
+                if mine && shared {
+                    peer.doubts.doubt_all(cx.now.mono);
+                }
                 continue;
             }
             peer.owned = mine;
@@ -381,20 +392,23 @@ impl Peer {
         if !self.is_served() || !self.lists_us || self.pull.is_open() {
             return None;
         }
-        if self.gap || self.again || self.pull.entries_wanted() {
+        if self.gap || self.comeback.again || self.pull.entries_wanted() {
             return Some(self.pull.retry_at().unwrap_or(Mono(0)));
         }
-        // Something that it holds is not proven, and everything else is quiet. In a mesh servers tell each other most
-        // of it, and a dump would cost more than all changes together.
+        let cheap_at = |fed| self.pull.may_verify_at(fed, self.dump_messages());
+        // Something that it holds is not proven, and everything else is quiet.
         let unproven = mode == DmqMode::Bridge && self.book.unproven() > 0 && self.feed.is_idle();
-        unproven.then(|| self.pull.may_verify_at(self.feed.answered_at(), self.dump_messages())).flatten()
+        let unproven = unproven.then(|| cheap_at(self.feed.answered_at())).flatten();
+        // In a mesh servers tell each other most of it, and a dump costs more than many changes.
+        let doubted = self.doubts.due().and_then(|due| Some(due.max(cheap_at(None)?)));
+        unproven.into_iter().chain(doubted).min()
     }
 }
 
 /// Asks a server for everything.
 fn start_pull(peer: &mut Peer, front: &mut Front, cx: &mut Cx<'_>) {
     peer.drop_old_touches(cx.now.mono);
-    let everything = peer.gap || peer.again || peer.book.unproven() > 0;
+    let everything = peer.gap || peer.comeback.again || peer.book.unproven() > 0 || peer.doubts.due().is_some();
     let careful = peer.book.len() > 0;
     let channel = peer.pull.start(everything, careful, cx.now.mono);
     ask(peer, channel, front, cx);

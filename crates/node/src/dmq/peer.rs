@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crdt::planted::{self, Bug};
-use crdt::{Dot, Forget, Replica, Slot, SlotMap, Stamp};
+use crdt::{Dot, Forget, NodeId, Replica, Slot, SlotMap};
 use kdmq::Generation;
 
 use super::How;
 use super::book::{Book, Entry, Note, Proof, Ruid};
+use super::comeback::Comeback;
 use super::counters::Counters;
+use super::doubts::Doubts;
 use super::feed::Feed;
 use super::lateness::Lateness;
 use super::life::Life;
 use super::owner::HOLD_MS;
-use super::pull::{self, Pull};
-use crate::config::{DmqMode, SipTransport};
+use super::pull::Pull;
+use crate::config::SipTransport;
 use crate::cx::Cx;
 use crate::io::{Mono, SocketId};
 
@@ -46,11 +48,7 @@ impl Address {
 const CONTEST_MS: u64 = 500;
 
 /// How long before a question something live may be newer than the answer, milliseconds.
-const LIVELY_MS: u64 = 3_000;
-
-/// How long after a repeated message another one that was lost once more may come, milliseconds: RFC 3261's T2, and a margin.
-/// More than [`LIVELY_MS`], so that what was repeated does not count as newer than the dump.
-const REPEATS_MS: u64 = 4_500;
+pub(super) const LIVELY_MS: u64 = 3_000;
 
 /// So many cells are remembered for that before old ones are looked for, at least.
 const LIVELY_MAX: usize = 10_000;
@@ -121,21 +119,15 @@ pub(crate) struct Peer {
     pub(crate) gap: bool,
     /// Whether it has to be asked for what it took in meanwhile before it is told anything.
     pub(crate) ask_first: bool,
-    /// When it is asked for everything once more, because it may have taken us for gone for a moment: see
-    /// [`Peer::came_back`].
-    pub(crate) second_look: Option<Mono>,
-    /// When that can wait no longer.
-    second_look_by: Mono,
-    /// Whether it is time for it.
-    pub(crate) again: bool,
-    /// Entries about which it spoke since it came back, and the stamps that these words got. It may have been repeating, in
-    /// any order, what it had said in the silence; what its next dump shows of them is later.
-    pub(crate) repeated: BTreeMap<Slot, Stamp>,
+    /// What is not certain since it and we could not speak.
+    pub(crate) comeback: Comeback,
     /// How late its messages about entries are, and those about contacts.
     pub(crate) lateness: Lateness,
     pub(crate) contact_lateness: Lateness,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
+    /// The other nodes that hear it, as far as they are linked with this one.
+    pub(crate) shared: Vec<NodeId>,
     pub(crate) book: Book,
     pub(crate) pull: Pull,
     pub(crate) feed: Feed,
@@ -147,6 +139,8 @@ pub(crate) struct Peer {
     /// Removals in tables that forget by stability, which this server has not acknowledged: none of
     /// them may be forgotten before (R7).
     pub(crate) unacknowledged: BTreeMap<Slot, Dot>,
+    /// What it may hold that nobody has told us.
+    pub(crate) doubts: Doubts,
     /// The life that is on disk.
     pub(crate) saved_life: Option<u64>,
     /// Cells about which it and another server spoke at the same time.
@@ -244,19 +238,18 @@ impl Peer {
             lists: BTreeSet::new(),
             gap: true,
             ask_first: true,
-            second_look: None,
-            second_look_by: now,
-            again: false,
-            repeated: BTreeMap::new(),
+            comeback: Comeback::default(),
             lateness: Lateness::default(),
             contact_lateness: Lateness::default(),
             owned: false,
+            shared: Vec::new(),
             book: Book::new(durable),
             pull: Pull::default(),
             feed: Feed::default(),
             live_lately: SlotMap::default(),
             live_limit: LIVELY_MAX,
             unacknowledged: BTreeMap::new(),
+            doubts: Doubts::default(),
             saved_life: None,
             contests: Contests::default(),
             lacks_tables: BTreeSet::new(),
@@ -282,7 +275,7 @@ impl Peer {
         self.pull = Pull::default();
         self.feed.clear();
         self.live_lately.clear();
-        self.repeated.clear();
+        self.comeback.clear();
         self.lacks_tables.clear();
         self.contests = Contests::default();
         self.early_expires.clear();
@@ -297,52 +290,6 @@ impl Peer {
     pub(crate) fn missed(&mut self) {
         self.gap = true;
         self.ask_first = true;
-    }
-
-    /// It and we can speak again. A ping of its own from the time when we could not may still run into its timeout: then it
-    /// takes us for gone and sends us nothing until our next ping, and nobody ever tells us what it took in between
-    /// (docs/kdmq.md 3.4). So pings come quickly until that cannot happen any more, and then it is asked once more.
-    pub(crate) fn came_back(&mut self, now: Mono) {
-        // Over UDP a ping that is still open is repeated, and so answered, within T2.
-        const UDP_MS: u64 = 6_000;
-        // Over TCP nothing is repeated: its `fr_timer` is 30 s, if nobody changed it.
-        const TCP_MS: u64 = 36_000;
-        let wait = if self.address.transport == SipTransport::Tcp { TCP_MS } else { UDP_MS };
-        self.second_look = Some(now.plus_ms(wait));
-        self.second_look_by = now.plus_ms(3 * wait);
-    }
-
-    /// It spoke about an entry while it may be repeating old words: the dump that puts them right must be later than they are.
-    pub(crate) fn repeats(&mut self, slot: Slot, stamp: Stamp, now: Mono) {
-        if let Some(at) = &mut self.second_look {
-            *at = (*at).max(now.plus_ms(REPEATS_MS).min(self.second_look_by));
-            self.repeated.insert(slot, stamp);
-        }
-    }
-
-    /// Asks once more when it is time (see [`Peer::came_back`]).
-    pub(crate) fn look_again(&mut self, mode: DmqMode, now: Mono) {
-        if self.second_look.is_some_and(|at| at <= now) && !self.pull.is_open() {
-            self.second_look = None;
-            // Quick pings leave a second at most. In a mesh others have heard it meanwhile, and beyond this a dump costs the
-            // server more than that is worth.
-            if mode == DmqMode::Bridge && self.dump_messages() <= pull::CHEAP_MESSAGES {
-                // Feeding goes on: all that may be missing is what it took in within a second.
-                self.again = true;
-            } else {
-                for slot in std::mem::take(&mut self.repeated).into_keys() {
-                    self.feed.enqueue(slot);
-                }
-            }
-        }
-    }
-
-    /// Whether it is not yet known what it has there: it may have repeated an old word about an entry whose newer state it
-    /// holds, and telling it the old one would destroy that. Its next dump shows.
-    pub(crate) fn is_in_doubt(&self, slot: Slot) -> bool {
-        let asked = self.again || self.pull.is_open();
-        let shows = self.second_look.is_some() || asked && self.pull.retry_at().is_none();
-        shows && self.repeated.contains_key(&slot)
     }
 
     /// How much longer than an ordinary ping's answer its longest request is, bytes. Whatever way loses large datagrams loses
@@ -383,7 +330,12 @@ impl Peer {
     /// It has shown that it holds a version.
     pub(crate) fn showed(&mut self, slot: Slot, note: Note<'_>, how: How, now: Mono) {
         let live = how != How::Dump;
-        let crossed = live && self.book.fresh(slot, now) == Some(Proof::Told);
+        let crossed = live
+            && match self.book.fresh(slot, now) {
+                Some(Proof::Told) => true,
+                Some(Proof::Answered) => self.feed.is_lossy(now),
+                Some(Proof::Seen) | None => false,
+            };
         self.book.note(slot, note, now);
         if live {
             self.touched(slot, now);
@@ -405,10 +357,11 @@ impl Peer {
     /// The cell is held no more; gives what this server had of it.
     pub(crate) fn forget_cell(&mut self, slot: Slot, replica: &mut Replica) -> Option<Entry> {
         self.acknowledged(slot, replica);
+        self.doubts.forget(slot, replica);
         self.feed.forget(slot);
         self.contests.remove(slot);
         self.live_lately.remove(slot);
-        self.repeated.remove(&slot);
+        self.comeback.forget(slot);
         self.book.remove(slot)
     }
 

@@ -16,11 +16,11 @@ use crdt::{Order, Slot};
 use kdmq::life::CallIdCounter as Mark;
 use tables::{htable, location};
 
-use super::DataChannel;
 use super::book::{Proof, Version};
 use super::facts::{Expiry, Facts};
 use super::life::{Arrived, Dump};
 use super::peer::Peer;
+use super::{DataChannel, usrloc_in};
 use crate::config::SipTransport;
 use crate::cx::Cx;
 use crate::io::{Level, Mono};
@@ -88,10 +88,9 @@ pub(crate) struct Pull {
     suspected: usize,
     /// When a message of one came last, or could have.
     last: Option<Mono>,
-    /// When the last one ended, how long it took and how many messages it cost the server.
+    /// When the last one ended, and how long the server was busy with it.
     ended: Option<Mono>,
     took_ms: u64,
-    messages: u64,
     begun: Mono,
     retry_at: Option<Mono>,
     /// Pulls in a row that did not show what had been told: it is told again, and asked for less and less often.
@@ -102,6 +101,7 @@ pub(crate) struct Pull {
 struct Stage {
     ask: DataChannel,
     tries: u32,
+    asked: Mono,
     answered: Option<Mono>,
     last: Mono,
     arrived: Arrived,
@@ -171,11 +171,11 @@ impl Pull {
         self.contacts = Outcome::Unknown;
         self.entries = Outcome::Unknown;
         self.heard_since = false;
-        self.messages = 0;
         self.tail = None;
         self.tail_seen = false;
         self.echoes = Echoes::Unwanted;
         self.begun = now;
+        self.took_ms = 0;
         self.retry_at = None;
         let only_entries = std::mem::take(&mut self.entries_wanted) && !everything && self.finished;
         let first = if only_entries { DataChannel::Htable } else { DataChannel::Usrloc };
@@ -299,11 +299,11 @@ impl Pull {
             *stage = Stage { tries, ..Stage::new(ask, now) };
             return Next::Send(ask);
         }
-        let (ask, messages) = (stage.ask, stage.arrived.messages);
+        let ask = stage.ask;
         if ask == DataChannel::Usrloc {
             self.tail = stage.arrived.tail();
         }
-        self.messages += messages;
+        self.took_ms += stage.last.ms_since(stage.asked);
         let outcome = self.outcome(ask);
         if *outcome == Outcome::Unknown {
             *outcome = if over { Outcome::Complete } else { Outcome::Partial };
@@ -316,7 +316,6 @@ impl Pull {
         self.finished = true;
         self.ended = Some(now);
         self.last = Some(now);
-        self.took_ms = now.ms_since(self.begun);
         Next::Conclude
     }
 
@@ -331,6 +330,11 @@ impl Pull {
             Echoes::Heard { .. } | Echoes::Lost => return Some(stage.last),
         }
         Some(stage.due(self.quiet_ms))
+    }
+
+    /// When the last pull began, and whether it got all contacts and all entries.
+    pub(crate) fn proves(&self) -> (Mono, bool, bool) {
+        (self.begun, self.contacts == Outcome::Complete, self.entries == Outcome::Complete)
     }
 
     /// Whether the last pull got everything.
@@ -351,7 +355,7 @@ impl Pull {
         const SHARE: u64 = 50;
         const BETWEEN_MS: u64 = 3_000;
         const AFTER_FEED_MS: u64 = 1_000;
-        let work = self.took_ms.saturating_sub(2 * QUIET_MS) * SHARE;
+        let work = self.took_ms * SHARE;
         let ended = self.ended.filter(|_| self.finished && messages <= CHEAP_MESSAGES)?;
         let between = BETWEEN_MS << self.fruitless.min(8);
         let rested = ended.plus_ms(between.max(work).max(messages * PER_MESSAGE_MS));
@@ -361,7 +365,7 @@ impl Pull {
 
 impl Stage {
     fn new(ask: DataChannel, now: Mono) -> Self {
-        Self { ask, tries: 1, answered: None, last: now, arrived: Arrived::default() }
+        Self { ask, tries: 1, asked: now, answered: None, last: now, arrived: Arrived::default() }
     }
 
     /// When it is over, or has failed, if nothing more comes.
@@ -405,7 +409,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     peer.pull.suspected = 0;
     for (slot, order) in absent.gone {
         peer.book.remove(slot);
-        cx.replica.remove_observed(cx.now.wall, slot, order, peer.tag);
+        usrloc_in::remove_absent(peer, slot, order, cx);
         cx.stats.dmq_absences += 1;
     }
     let told = |slot: &Slot| peer.book.get(*slot).is_some_and(|e| e.proof == Proof::Answered);
@@ -417,16 +421,15 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     for slot in absent.unseen {
         peer.book.waive_proof(slot);
     }
+    peer.settle_doubts(cx.replica, cx.now.mono);
     peer.drop_old_touches(cx.now.mono);
     peer.ask_first = false;
     if peer.pull.is_complete() {
-        if peer.second_look.is_none() {
-            for slot in std::mem::take(&mut peer.repeated).into_keys() {
-                peer.feed.enqueue(slot);
-            }
+        if peer.comeback.look_at.is_none() {
+            peer.forget_repeated();
         }
         peer.gap = false;
-        peer.again = false;
+        peer.comeback.again = false;
         peer.figures.last_sync = Some(now_s);
     } else {
         let wait = 60_000;
@@ -469,7 +472,7 @@ fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
             continue;
         }
         let current = entry.held == Some(Version::from(cell.order)) && cell.is_live(cx.now.wall);
-        if entry.proof == Proof::Seen && current {
+        if entry.proof == Proof::Seen && current && !peer.doubts.removed(slot) {
             found.gone.push((slot, cell.order));
         } else {
             found.lacking.push(slot);

@@ -9,6 +9,7 @@ use kdmq::{Channel, htable, usrloc};
 use tables::location::{self, Member};
 
 use super::book::{Note, Proof, Ruid, fingerprint};
+use super::doubts::Said;
 use super::facts::{Expiry, Facts};
 use super::life::{Dump, Sign};
 use super::owner::HeldMessage;
@@ -123,11 +124,13 @@ impl Dmq {
             Err(error) => return malformed(error.status(), cx),
         };
         cx.stats.dmq_rows_refused += u64::from(batch.skipped);
+        let removes = batch.actions.iter().any(|a| matches!(a, usrloc::Action::Remove(_)));
+        let said = if removes { Said::Gone } else { Said::Other };
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Usrloc, body, cx);
-            let about = || batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
-            self.crossed(id, about, Peer::contested_elsewhere, cx.now.mono);
+            let about = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
+            self.crossed(id, about, said, Peer::contested_elsewhere, cx);
             // It may be applied before this input is over: the first message of a server makes it ours.
             return Reply { code: 200, body: None, promises: true };
         }
@@ -152,8 +155,8 @@ impl Dmq {
             }
         }
         if !dump {
-            let about = || batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
-            self.crossed(id, about, Peer::contested, cx.now.mono);
+            let about = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
+            self.crossed(id, about, said, Peer::contested, cx);
         }
         Reply { code: 200, body: None, promises: true }
     }
@@ -163,11 +166,16 @@ impl Dmq {
             Ok(action) => action,
             Err(error) => return malformed(error.status(), cx),
         };
+        let said = match &action {
+            htable::Action::Delete { .. } => Said::Gone,
+            htable::Action::Set { value, .. } => Said::Value(fingerprint(&value.encode())),
+            _ => Said::Other,
+        };
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Htable, body, cx);
-            let about = || htable_in::slot_of(&action, cx).into_iter().collect();
-            self.crossed(id, about, Peer::contested_elsewhere, cx.now.mono);
+            let about = htable_in::slot_of(&action, cx).into_iter().collect();
+            self.crossed(id, about, said, Peer::contested_elsewhere, cx);
             return Reply { code: 200, body: None, promises: true };
         }
         match &action {
@@ -183,14 +191,10 @@ impl Dmq {
             action => {
                 peer.life.is_live(mark);
                 htable_in::take(peer, action, &self.facts, How::Live, cx);
-                if let Some(slot) = htable_in::slot_of(action, cx)
-                    && let Some(cell) = cx.replica.cell(slot)
-                {
-                    peer.repeats(slot, cell.order.stamp, cx.now.mono);
-                }
+                repeats(peer, htable_in::slot_of(action, cx), cx);
                 learn_of(peer, action, &self.facts, cx);
-                let about = || htable_in::slot_of(action, cx).into_iter().collect();
-                self.crossed(id, about, Peer::contested, cx.now.mono);
+                let about = htable_in::slot_of(action, cx).into_iter().collect();
+                self.crossed(id, about, said, Peer::contested, cx);
             }
         }
         Reply { code: 200, body: None, promises: true }
@@ -200,12 +204,16 @@ impl Dmq {
     fn crossed(
         &mut self,
         id: PeerId,
-        about: impl FnOnce() -> Vec<Slot>,
+        about: Vec<Slot>,
+        said: Said,
         contested: fn(&mut Peer, Slot, Mono),
-        now: Mono,
+        cx: &mut Cx<'_>,
     ) {
+        let now = cx.now.mono;
+        for slot in &about {
+            self.doubt_elsewhere(id, *slot, said, cx);
+        }
         let Some(lists) = self.lend_lists(id) else { return };
-        let about = about();
         for peer in self.peers.values_mut().filter(|p| p.id != id && p.owned && lists.contains(&p.uri)) {
             for slot in &about {
                 if peer.book.fresh(*slot, now) == Some(Proof::Seen) {
@@ -232,6 +240,13 @@ impl Dmq {
     fn hold(&mut self, id: PeerId, channel: DataChannel, body: &[u8], cx: &Cx<'_>) {
         let body = Bytes::copy_from_slice(body);
         self.holding.hold(id, cx.now.mono, cx.now.wall, channel, body);
+    }
+}
+
+/// A server spoke about a cell, and may be repeating itself.
+fn repeats(peer: &mut Peer, slot: Option<Slot>, cx: &Cx<'_>) {
+    if let Some((slot, cell)) = slot.and_then(|slot| Some((slot, cx.replica.cell(slot)?))) {
+        peer.repeats(slot, cell.order.stamp, cx.now.mono);
     }
 }
 
@@ -355,6 +370,9 @@ pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
     }
     // It may not have applied it when a dump is asked for in this moment.
     peer.touched(change.slot, cx.now.mono);
+    if !peer.can_be_proven() || !peer.may_be_fed() {
+        return false;
+    }
     if cell.is_live(cx.now.wall) {
         let value = cell.body.map_or(0, fingerprint);
         let held = Some(cell.order.into());
@@ -376,6 +394,10 @@ pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
             return false;
         }
     }
-    peer.book.remove(change.slot);
+    if let Some(value) = peer.book.get(change.slot).map(|e| e.value) {
+        let held = Some(cell.order.into());
+        let note = Note { held, proof: Proof::Told, ruid: Ruid::Kept, value, pull: None };
+        peer.book.note(change.slot, note, cx.now.mono);
+    }
     true
 }

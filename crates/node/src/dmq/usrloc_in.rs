@@ -60,6 +60,17 @@ fn merge(peer: &mut Peer, row: &Row<'_>, member: &[u8], how: How, cx: &mut Cx<'_
     let contact = &row.contact;
     let mut above = None;
     if let Some(held) = held(cx.replica, cx.now.wall, &row.aor, member) {
+        if is_repeated(peer, &held, contact, how) {
+            return;
+        }
+        if let (false, Some(removed)) = (held.live, peer.repeated_removal(held.slot, held.order.stamp)) {
+            // The removal, or this, may be a repetition of an older word.
+            match (how, removed.is_before(contact)) {
+                (How::Live | How::Held(_), false) => return,
+                (How::Dump, true) => above = Some(held.order.stamp),
+                _ => {}
+            }
+        }
         if how == How::Dump && peer.live_lately.contains(held.slot) && !is_later(&held, contact) {
             return;
         }
@@ -86,6 +97,14 @@ fn merge(peer: &mut Peer, row: &Row<'_>, member: &[u8], how: How, cx: &mut Cx<'_
         Some(Outcome::Lost(slot)) => correct(peer, slot, &contact.ruid, cx),
         None => {}
     }
+}
+
+/// Whether a server that has just come back says what it had said before a removal: news are told at once.
+fn is_repeated(peer: &Peer, held: &Held<'_>, new: &Contact<'_>, how: How) -> bool {
+    const LATE_MS: u64 = 2_000;
+    let happened = new.last_modified.saturating_mul(1_000);
+    let earlier = happened.saturating_add(LATE_MS) < held.order.stamp.time.ms();
+    !held.live && earlier && how != How::Dump && peer.comeback.look_at.is_some()
 }
 
 /// Whether what a dump shows was certainly written after the held version, which something live was said about: by SIP's
@@ -287,10 +306,37 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     match cx.replica.write(cx.now.wall, write) {
         Ok(Outcome::Written(slot, _)) => {
             peer.touched(slot, cx.now.mono);
+            peer.removed_again(slot, &row.contact, cx);
             drop_aliases(&row.aor, &member, cx);
         }
         Ok(Outcome::Lost(slot)) => peer.feed.enqueue(slot),
         Err(_) => cx.stats.dmq_rows_refused += 1,
+    }
+}
+
+/// A dump shows that the server has dropped what it was known to hold: a removal of that version, and so of whatever other
+/// servers' dumps show of it. Those give its time by the clock of a server, in seconds, which may be ahead of ours.
+pub(crate) fn remove_absent(peer: &Peer, slot: Slot, seen: Order, cx: &mut Cx<'_>) {
+    let Some(cell) = cx.replica.cell(slot) else { return };
+    let happened = contact_of(&cell).map_or(0, |(_, contact)| contact.last_modified.saturating_mul(1_000));
+    if happened < seen.stamp.time.ms() || happened > cx.now.wall.0 {
+        cx.replica.remove_observed(cx.now.wall, slot, seen, peer.tag);
+        return;
+    }
+    let (table, key, member) = (cell.table.to_owned(), cell.key.to_vec(), cell.member.to_vec());
+    let removal = Write {
+        table: &table,
+        key: &key,
+        member: &member,
+        rank: 0,
+        stamp: StampRule::At(Wall(happened + 1)),
+        deadline: None,
+        body: None,
+        via: peer.tag,
+        birth: None,
+    };
+    if cx.replica.write(cx.now.wall, removal).is_err() {
+        cx.stats.dmq_rows_refused += 1;
     }
 }
 

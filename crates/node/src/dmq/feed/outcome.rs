@@ -11,6 +11,9 @@ use crate::dmq::counters::Told;
 use crate::dmq::peer::Peer;
 use crate::dmq::{counters, usrloc_in};
 
+/// An answer that comes later than this was lost at first, or its request was, milliseconds: RFC 3261's T1.
+const LATE_MS: u64 = 450;
+
 /// A request was answered with this code. A set whose deadline must be told yields the next request.
 pub(crate) fn answered(peer: &mut Peer, fed: &Fed, code: u16, cx: &mut Cx<'_>) -> Option<Request> {
     if fed.epoch != peer.feed.epoch {
@@ -19,6 +22,9 @@ pub(crate) fn answered(peer: &mut Peer, fed: &Fed, code: u16, cx: &mut Cx<'_>) -
     peer.feed.requests = peer.feed.requests.saturating_sub(1);
     peer.feed.unanswered = 0;
     peer.feed.answered_at = Some(cx.now.mono);
+    if cx.now.mono.ms_since(fed.sent) >= LATE_MS {
+        peer.feed.answered_late_at = Some(cx.now.mono);
+    }
     if let Some(key) = &fed.counter {
         let how = if (200..300).contains(&code) { Told::Seen } else { Told::Refused(code) };
         counters::told(peer, key, how, cx);
@@ -78,7 +84,11 @@ fn expiry(peer: &mut Peer, item: &Item, value: u64, deadline: Option<u64>, cx: &
     let body = kdmq::htable::encode_expire(name.as_bytes(), cell.key, left).ok()?;
     peer.feed.requests += 1;
     let item = Item { slot: item.slot, version: item.version, what: What::Expire { value } };
-    Some(Request { channel: "htable", body, fed: Fed { epoch: peer.feed.epoch, items: vec![item], counter: None } })
+    Some(Request {
+        channel: "htable",
+        body,
+        fed: Fed { epoch: peer.feed.epoch, sent: cx.now.mono, items: vec![item], counter: None },
+    })
 }
 
 /// The server refused: it has no such table, or does not understand us. Asking again would not help.

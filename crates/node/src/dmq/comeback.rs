@@ -1,0 +1,135 @@
+//! What is not certain of a server that was silent, or could not hear us, and is there again.
+//!
+//! It repeats what it said meanwhile, in any order, and it may still take us for gone for a moment. So it is asked for
+//! everything a second time, when nothing of that can be under way any more. Invariant: about what it may have repeated it is
+//! told nothing before that dump has shown what it has.
+
+use std::collections::BTreeMap;
+
+use crdt::{Slot, Stamp};
+use tables::location::Contact;
+
+use super::peer::Peer;
+use crate::config::{DmqMode, SipTransport};
+use crate::cx::Cx;
+use crate::io::Mono;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Comeback {
+    /// When it is asked for everything once more, because it may have taken us for gone for a moment: see
+    /// [`Peer::came_back`].
+    pub(crate) look_at: Option<Mono>,
+    /// When that can wait no longer.
+    by: Mono,
+    /// Whether it is time for it.
+    pub(crate) again: bool,
+    /// Entries about which it spoke since it came back, and the stamps that these words got. It may have been repeating, in
+    /// any order, what it had said in the silence; what its next dump shows of them is later.
+    repeated: BTreeMap<Slot, Stamp>,
+    /// The versions of contacts that it removed so.
+    removed: BTreeMap<Slot, Removed>,
+}
+
+impl Comeback {
+    /// Whether the version of this stamp is what the server said while it may have been repeating old words.
+    pub(crate) fn is_repeated(&self, slot: Slot, stamp: Stamp) -> bool {
+        self.repeated.get(&slot) == Some(&stamp)
+    }
+
+    /// The cell is forgotten.
+    pub(crate) fn forget(&mut self, slot: Slot) {
+        self.repeated.remove(&slot);
+        self.removed.remove(&slot);
+    }
+
+    /// It restarted: it does not repeat what an earlier life of it said.
+    pub(crate) fn clear(&mut self) {
+        self.repeated.clear();
+        self.removed.clear();
+    }
+}
+
+/// The version of a contact that a removal names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Removed {
+    last_modified: u64,
+    cseq: u32,
+}
+
+impl Removed {
+    /// Whether a contact is later than this version.
+    pub(crate) fn is_before(self, contact: &Contact<'_>) -> bool {
+        (contact.last_modified, contact.cseq) > (self.last_modified, self.cseq)
+    }
+}
+
+/// How long after a repeated message another one that was lost once more may come, milliseconds: RFC 3261's T2, and a margin.
+/// More than [`super::peer::LIVELY_MS`], so that what was repeated does not count as newer than the dump.
+const REPEATS_MS: u64 = 4_500;
+
+impl Peer {
+    /// It and we can speak again. A ping of its own from the time when we could not may still run into its timeout: then it
+    /// takes us for gone and sends us nothing until our next ping, and nobody ever tells us what it took in between
+    /// (docs/kdmq.md 3.4). So pings come quickly until that cannot happen any more, and then it is asked once more.
+    pub(crate) fn came_back(&mut self, now: Mono) {
+        // Over UDP a ping that is still open is repeated, and so answered, within T2.
+        const UDP_MS: u64 = 6_000;
+        // Over TCP nothing is repeated: its `fr_timer` is 30 s, if nobody changed it.
+        const TCP_MS: u64 = 36_000;
+        let wait = if self.address.transport == SipTransport::Tcp { TCP_MS } else { UDP_MS };
+        self.comeback.look_at = Some(now.plus_ms(wait));
+        self.comeback.by = now.plus_ms(3 * wait);
+    }
+
+    /// It spoke about an entry while it may be repeating old words: the dump that puts them right must be later than they are.
+    pub(crate) fn repeats(&mut self, slot: Slot, stamp: Stamp, now: Mono) {
+        if let Some(at) = &mut self.comeback.look_at {
+            *at = (*at).max(now.plus_ms(REPEATS_MS).min(self.comeback.by));
+            self.comeback.repeated.insert(slot, stamp);
+        }
+    }
+
+    /// It removed a contact while it may be repeating old words (see [`Peer::repeats`]).
+    pub(crate) fn removed_again(&mut self, slot: Slot, contact: &Contact<'_>, cx: &Cx<'_>) {
+        let Some(cell) = cx.replica.cell(slot).filter(|_| self.comeback.look_at.is_some()) else { return };
+        let version = Removed { last_modified: contact.last_modified, cseq: contact.cseq };
+        self.repeats(slot, cell.order.stamp, cx.now.mono);
+        self.comeback.removed.insert(slot, version);
+    }
+
+    /// Which version of a contact a removal named that it may have repeated, if that removal is what is held.
+    pub(crate) fn repeated_removal(&self, slot: Slot, held: Stamp) -> Option<Removed> {
+        self.comeback.removed.get(&slot).copied().filter(|_| self.comeback.repeated.get(&slot) == Some(&held))
+    }
+
+    /// A dump has shown what its repeated words were worth.
+    pub(crate) fn forget_repeated(&mut self) {
+        self.comeback.removed.clear();
+        for slot in std::mem::take(&mut self.comeback.repeated).into_keys() {
+            self.feed.enqueue(slot);
+        }
+    }
+
+    /// Asks once more when it is time (see [`Peer::came_back`]).
+    pub(crate) fn look_again(&mut self, mode: DmqMode, now: Mono) {
+        if self.comeback.look_at.is_some_and(|at| at <= now) && !self.pull.is_open() {
+            self.comeback.look_at = None;
+            // Quick pings leave a second at most; beyond this a dump costs the server more than that is worth. Feeding goes on:
+            // all that may be missing is what it took in within that second.
+            match mode {
+                _ if !self.can_be_proven() => self.forget_repeated(),
+                DmqMode::Bridge => self.comeback.again = true,
+                DmqMode::Mesh => self.doubts.doubt_all(now),
+            }
+        }
+    }
+
+    /// Whether it is not yet known what it has there: it may have repeated an old word about an entry whose newer state it
+    /// holds, and telling it the old one would destroy that. Its next dump shows.
+    pub(crate) fn is_in_doubt(&self, slot: Slot) -> bool {
+        let asked = self.comeback.again || self.pull.is_open();
+        let shows = self.comeback.look_at.is_some() || asked && self.pull.retry_at().is_none();
+        shows && self.comeback.repeated.contains_key(&slot)
+    }
+}

@@ -1,0 +1,240 @@
+//! What a server may hold though nobody who could tell has told us: servers that know each other tell their changes directly.
+//!
+//! Such a message is repeated until it is answered or given up, so for half a minute it may come late, in the wrong order, or
+//! never, and this node sees nothing of it. What another server has said is therefore doubtful at each server that it may have
+//! told, and so is everything while a server was not heard here: it may have told others what it did not tell us. A dump that
+//! is asked for when nothing of it can be on its way any more ends the doubt; one a minute at most.
+//!
+//! It leaves asking and concluding to `pull`, and telling to `feed`. Invariant: a removal that a server was told by another one
+//! is not forgotten before a dump has shown that it arrived (docs/rules.md R7).
+
+use std::collections::BTreeMap;
+
+use crdt::{Cause, CellRef, Change, Dot, Forget, Replica, Slot};
+use tables::location;
+
+use super::Dmq;
+use super::book::fingerprint;
+use super::peer::{Peer, PeerId};
+use crate::config::DmqMode;
+use crate::cx::Cx;
+use crate::io::Mono;
+
+/// So long after a server has spoken its message may still arrive, milliseconds: it repeats it for 30 s (`fr_timer`).
+pub(super) const UNDER_WAY_MS: u64 = 32_000;
+
+/// How long doubts gather before a dump is asked for, milliseconds.
+const GATHER_MS: u64 = 60_000;
+
+/// What is doubtful at one server.
+#[derive(Debug, Default)]
+pub(crate) struct Doubts {
+    cells: BTreeMap<Slot, Doubt>,
+    /// When anything else may have been said to it last.
+    all: Option<Mono>,
+    /// Since when there has been a doubt that no dump has looked at.
+    since: Option<Mono>,
+    /// When doubts were last looked through that no dump here will end.
+    swept: Mono,
+    /// Whether everybody knows that what this server itself says may be lost (see [`Dmq::watch_gaps`]).
+    gap_known: bool,
+}
+
+#[derive(Debug, Default)]
+struct Doubt {
+    /// When another server spoke about the cell last.
+    at: Mono,
+    /// Whether one of them has removed it.
+    removed: bool,
+    /// What others have set it to, as fingerprints; the latest last.
+    said: Vec<u64>,
+    /// The removal that must not be forgotten.
+    held: Option<Dot>,
+}
+
+/// What another server said of a cell.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Said {
+    /// That it is gone.
+    Gone,
+    /// The value of an entry, as a fingerprint.
+    Value(u64),
+    /// Something about a contact, or how long an entry lives.
+    Other,
+}
+
+/// So many values of one cell are remembered.
+const SAID_MAX: usize = 16;
+
+impl Doubts {
+    /// Whatever it holds may be something else.
+    pub(crate) fn doubt_all(&mut self, now: Mono) {
+        self.all = Some(now);
+        self.since.get_or_insert(now);
+    }
+
+    /// Something that it holds is not proven.
+    pub(crate) fn begin(&mut self, now: Mono) {
+        self.since.get_or_insert(now);
+    }
+
+    /// Whether another server may have removed this cell there.
+    pub(crate) fn removed(&self, slot: Slot) -> bool {
+        self.cells.get(&slot).is_some_and(|doubt| doubt.removed)
+    }
+
+    /// Whether another server may have told it this value of the cell, just now or much too late.
+    pub(crate) fn said(&self, slot: Slot, value: u64) -> bool {
+        self.cells.get(&slot).is_some_and(|doubt| doubt.said.contains(&value))
+    }
+
+    /// When a dump should look at what there is.
+    pub(crate) fn due(&self) -> Option<Mono> {
+        self.since.map(|since| since.plus_ms(GATHER_MS))
+    }
+
+    /// The cell is forgotten.
+    pub(crate) fn forget(&mut self, slot: Slot, replica: &mut Replica) {
+        if let Some(dot) = self.cells.remove(&slot).and_then(|doubt| doubt.held) {
+            replica.release(dot);
+        }
+    }
+
+    /// There is no such server any more.
+    pub(crate) fn clear(&mut self, replica: &mut Replica) {
+        for doubt in std::mem::take(&mut self.cells).into_values() {
+            if let Some(dot) = doubt.held {
+                replica.release(dot);
+            }
+        }
+        *self = Self::default();
+    }
+}
+
+impl Peer {
+    /// Another server has spoken about the cell, and may have told this one.
+    pub(super) fn doubt(&mut self, slot: Slot, said: Said, replica: &mut Replica, now: Mono) {
+        let gone = replica.cell(slot).filter(|cell| cell.body.is_none());
+        let stable = gone.filter(|cell| replica.rules().of(cell.table).forget == Forget::Stable);
+        let held = stable.map(|cell| cell.order.dot);
+        self.doubts.since.get_or_insert(now);
+        let doubt = self.doubts.cells.entry(slot).or_default();
+        doubt.at = now;
+        match said {
+            Said::Gone => doubt.removed = true,
+            Said::Value(value) if !doubt.said.contains(&value) => {
+                if doubt.said.len() >= SAID_MAX {
+                    doubt.said.remove(0);
+                }
+                doubt.said.push(value);
+            }
+            Said::Value(_) | Said::Other => {}
+        }
+        held.into_iter().for_each(|dot| replica.hold(dot));
+        std::mem::replace(&mut doubt.held, held).into_iter().for_each(|dot| replica.release(dot));
+    }
+
+    /// A dump has been taken in: what it was late enough for is certain now.
+    pub(crate) fn settle_doubts(&mut self, replica: &mut Replica, now: Mono) {
+        let (begun, contacts, entries) = self.pull.proves();
+        let proves = |at: Mono| at.plus_ms(UNDER_WAY_MS) <= begun;
+        let table_of = |slot| replica.cell(slot).map(|cell| cell.table == location::TABLE);
+        let over = |(slot, doubt): (&Slot, &Doubt)| {
+            let got = if table_of(*slot) == Some(true) { contacts } else { entries };
+            (got && proves(doubt.at)).then_some(*slot)
+        };
+        let over: Vec<Slot> = self.doubts.cells.iter().filter_map(over).collect();
+        self.end_doubts(over, replica);
+        if contacts && entries && self.doubts.all.is_some_and(proves) {
+            self.doubts.all = None;
+        }
+        let left = !self.doubts.cells.is_empty() || self.doubts.all.is_some() || self.book.unproven() > 0;
+        self.doubts.since = left.then_some(now);
+    }
+
+    /// Forgets doubts about what was said too long ago to be under way; whoever asks next, asks late enough.
+    pub(crate) fn drop_old_doubts(&mut self, replica: &mut Replica, now: Mono) {
+        let old = |(slot, doubt): (&Slot, &Doubt)| (now.ms_since(doubt.at) > UNDER_WAY_MS).then_some(*slot);
+        let old: Vec<Slot> = self.doubts.cells.iter().filter_map(old).collect();
+        self.end_doubts(old, replica);
+    }
+
+    fn end_doubts(&mut self, slots: Vec<Slot>, replica: &mut Replica) {
+        for slot in slots {
+            let Some(dot) = self.doubts.cells.remove(&slot).and_then(|doubt| doubt.held) else { continue };
+            // If it holds the cell after all it has to be told, and the removal to be kept until then.
+            self.hold_removal(slot, replica);
+            replica.release(dot);
+        }
+    }
+
+    /// Whether dumps of this server are small enough to be asked for only to make sure.
+    pub(crate) fn can_be_proven(&self) -> bool {
+        self.dump_messages() <= super::pull::CHEAP_MESSAGES
+    }
+}
+
+impl Dmq {
+    /// A server has spoken about the cell: which others it may have told so.
+    pub(super) fn doubt_elsewhere(&mut self, by: PeerId, slot: Slot, said: Said, cx: &mut Cx<'_>) {
+        let lists = self.lend_lists(by).unwrap_or_default();
+        let mesh = cx.config.dmq.mode == DmqMode::Mesh;
+        for peer in self.peers.values_mut().filter(|peer| peer.id != by) {
+            if mesh || lists.contains(&peer.uri) {
+                peer.doubt(slot, said, cx.replica, cx.now.mono);
+            }
+        }
+        self.return_lists(by, lists);
+    }
+
+    /// The same for a change: what another node passes on was just said to others as well.
+    pub(super) fn doubt_change(&mut self, change: &Change, cx: &mut Cx<'_>) {
+        let Some(by) = self.by_tag.get(&change.via).copied() else { return };
+        if !matches!(change.cause, Cause::Local | Cause::Pushed) {
+            return;
+        }
+        let Some(cell) = cx.replica.cell(change.slot) else { return };
+        if cell.order.stamp.time.ms() + UNDER_WAY_MS > cx.now.wall.0 {
+            let said = match cell.body {
+                None => Said::Gone,
+                Some(_) if cell.table == location::TABLE => Said::Other,
+                Some(body) => Said::Value(fingerprint(body)),
+            };
+            self.doubt_elsewhere(by, change.slot, said, cx);
+            self.doubt_old(by, change, cx);
+        }
+    }
+
+    /// What was there before may still be on its way to any server, and comes with what a server that has just started asks
+    /// others for.
+    fn doubt_old(&mut self, by: PeerId, change: &Change, cx: &mut Cx<'_>) {
+        let old = change.old.as_deref().and_then(|old| CellRef::decode(old).ok());
+        let old = old.filter(|cell| cell.table != location::TABLE).and_then(|cell| cell.body.map(fingerprint));
+        let Some(old) = old.filter(|_| cx.config.dmq.mode == DmqMode::Mesh) else { return };
+        // Of two words of its own that came in any order either may be the later one.
+        for peer in self.peers.values_mut().filter(|peer| peer.id != by || peer.comeback.look_at.is_none()) {
+            peer.doubt(change.slot, Said::Value(old), cx.replica, cx.now.mono);
+        }
+    }
+
+    /// Looks after what is doubtful. What a server says while it is not heard here, others may hear.
+    pub(super) fn watch_gaps(&mut self, cx: &mut Cx<'_>) {
+        const SWEEP_MS: u64 = 10_000;
+        let mesh = cx.config.dmq.mode == DmqMode::Mesh;
+        let mut changed = false;
+        for peer in self.peers.values_mut() {
+            changed |= std::mem::replace(&mut peer.doubts.gap_known, peer.gap) != peer.gap;
+            if mesh && peer.book.unproven() > 0 {
+                peer.doubts.begin(cx.now.mono);
+            }
+            let ended_here = peer.is_served() && peer.can_be_proven();
+            if !ended_here && cx.now.mono.ms_since(peer.doubts.swept) > SWEEP_MS {
+                peer.doubts.swept = cx.now.mono;
+                peer.drop_old_doubts(cx.replica, cx.now.mono);
+            }
+        }
+        if mesh && changed {
+            self.peers.values_mut().for_each(|peer| peer.doubts.doubt_all(cx.now.mono));
+        }
+    }
+}
