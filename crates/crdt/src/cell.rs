@@ -259,7 +259,21 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// As `varint::<64>`, which does the rare cases.
+    #[inline]
     fn u64(&mut self) -> Result<u64, CellError> {
+        // Up to 8 bytes are 56 bits, which always fit.
+        let mut number = 0;
+        for (at, &byte) in self.rest.iter().take(8).enumerate() {
+            number |= u64::from(byte & 0x7f) << (7 * at);
+            if byte < 0x80 {
+                if byte == 0 && at > 0 {
+                    return Err(CellError::NotCanonical);
+                }
+                self.rest = &self.rest[at + 1..];
+                return Ok(number);
+            }
+        }
         self.varint::<64>().map(|number| number as u64)
     }
 

@@ -29,7 +29,7 @@ use crate::store::slots::{Slot, Slots, TableId};
 use crate::store::sums::Sums;
 
 pub use digest::Digest;
-pub use meta::{Meta, Restored};
+pub use meta::{Meta, MetaRef, Restored};
 pub use origins::Closed;
 pub use repair::Repaired;
 pub use roster::Member;

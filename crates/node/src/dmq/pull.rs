@@ -451,14 +451,16 @@ fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
     let sure = peer.book.contacts() / peer.batch <= SURE_MESSAGES || peer.pull.tail_seen;
     let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new() };
     for (slot, entry) in peer.book.iter() {
+        if entry.shown_in >= peer.pull.number || peer.live_lately.contains(slot) {
+            continue;
+        }
         let Some(cell) = cx.replica.cell(slot) else { continue };
         let complete = match cell.table {
             location::TABLE => peer.pull.contacts,
             _ => peer.pull.entries,
         };
-        let shown = entry.shown_in >= peer.pull.number || peer.live_lately.contains(slot);
         let doubtful = cell.table == location::TABLE && !sure;
-        if shown || complete != Outcome::Complete || !peer.pull.heard_since || doubtful {
+        if complete != Outcome::Complete || !peer.pull.heard_since || doubtful {
             continue;
         }
         let expires = |name: &str| matches!(facts.expiry(cx.config, name), Expiry::After(_));
