@@ -198,6 +198,15 @@ impl Replica {
         cells.take(limit)
     }
 
+    /// All held cells of the tables that `wanted` names, in slot order, dead ones included.
+    pub fn scan_tables(&self, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (Slot, CellRef<'_>)> {
+        let wanted: Vec<bool> = self.tables.iter().map(|table| wanted(&table.name)).collect();
+        (0..self.slots.len() as u32).filter_map(move |slot| {
+            let table = self.slots.entry(slot)?.table;
+            wanted[usize::from(table)].then_some((Slot(slot), self.slots.cell(slot)?))
+        })
+    }
+
     /// Slots ever used: [`Replica::scan`] goes through so many.
     pub fn slots_len(&self) -> usize {
         self.slots.len()
