@@ -93,20 +93,31 @@ impl Book {
         let learned_s = seconds(now);
         if let Some(entry) = old {
             let before = (entry.proof, entry.value);
+            let saved = (entry.held, entry.proof, entry.agreed, entry.value);
+            let renamed = match note.ruid {
+                Ruid::Kept => false,
+                Ruid::AsHeld => entry.ruid.is_some(),
+                Ruid::Own(ruid) => entry.ruid.as_deref() != Some(ruid),
+            };
             entry.held = note.held;
             entry.proof = note.proof;
             entry.agreed = agreed.or(entry.agreed);
             match note.ruid {
-                Ruid::Kept => {}
+                Ruid::Own(ruid) if renamed => entry.ruid = Some(ruid.into()),
                 Ruid::AsHeld => entry.ruid = None,
-                Ruid::Own(ruid) => entry.ruid = Some(ruid.into()),
+                Ruid::Kept | Ruid::Own(_) => {}
             }
             entry.value = if told { entry.value } else { note.value };
             entry.learned_s = learned_s;
             entry.shown_in = note.pull.unwrap_or(entry.shown_in);
             let after = (entry.proof, entry.value);
+            let same = !renamed && saved == (entry.held, entry.proof, entry.agreed, entry.value);
             self.uncount(before);
             self.count(after);
+            // A dump mostly shows what is known. In which one it was shown does not outlive the process.
+            if same {
+                return;
+            }
         } else {
             let ruid = match note.ruid {
                 Ruid::Kept | Ruid::AsHeld => None,
@@ -179,6 +190,7 @@ impl Book {
         {
             entry.proof = Proof::Told;
             self.unproven -= 1;
+            self.unsaved(slot);
         }
     }
 
