@@ -88,7 +88,7 @@ pub(crate) struct Pull {
     suspected: usize,
     /// When a message of one came last, or could have.
     last: Option<Mono>,
-    /// When the last one ended, how long it took and how many messages it cost the server.
+    /// When the last one that asked for contacts ended, how long it took and how many messages it cost the server.
     ended: Option<Mono>,
     took_ms: u64,
     messages: u64,
@@ -314,9 +314,12 @@ impl Pull {
         }
         self.stage = None;
         self.finished = true;
-        self.ended = Some(now);
         self.last = Some(now);
-        self.took_ms = now.ms_since(self.begun);
+        // One of entries alone proves nothing of the contacts, and does not put off the one that will.
+        if self.contacts != Outcome::Unknown {
+            self.ended = Some(now);
+            self.took_ms = now.ms_since(self.begun);
+        }
         Next::Conclude
     }
 
@@ -410,7 +413,11 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     }
     let told = |slot: &Slot| peer.book.get(*slot).is_some_and(|e| e.proof == Proof::Answered);
     let refused = absent.lacking.iter().any(told);
-    peer.pull.fruitless = if refused { peer.pull.fruitless + 1 } else { 0 };
+    if refused {
+        peer.pull.fruitless += 1;
+    } else if peer.pull.contacts != Outcome::Unknown {
+        peer.pull.fruitless = 0;
+    }
     for slot in absent.lacking {
         peer.book.remove(slot);
     }
