@@ -279,3 +279,49 @@ pub(crate) fn fingerprint(body: &[u8]) -> u64 {
     hasher.write(body);
     hasher.finish().max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(pull: u32, ruid: Ruid<'_>) -> Note<'_> {
+        let held = Version { stamp: Stamp::default(), dot: Dot { origin: crdt::Origin(1), seq: 1 } };
+        Note { held: Some(held), proof: Proof::Seen, ruid, value: 0, pull: Some(pull) }
+    }
+
+    #[test]
+    fn what_is_shown_again_is_not_saved_again() {
+        let (mut book, slot, now) = (Book::new(true), slot(), Mono(0));
+        book.note(slot, shown(1, Ruid::AsHeld), now);
+        assert_eq!(book.take_unsaved().len(), 1);
+        book.note(slot, shown(2, Ruid::AsHeld), now);
+        assert!(book.take_unsaved().is_empty());
+        assert_eq!(book.get(slot).map(|entry| entry.shown_in), Some(2));
+        book.note(slot, shown(3, Ruid::Own(b"r")), now);
+        assert_eq!(book.take_unsaved().len(), 1);
+        book.note(slot, shown(4, Ruid::Own(b"r")), now);
+        assert!(book.take_unsaved().is_empty());
+    }
+
+    /// Any slot.
+    fn slot() -> Slot {
+        use crdt::{NodeId, Origin, Outcome, Replica, Rules, StampRule, TableRules, Wall, Write};
+        let rules = Rules::new(1, 1).table("t", TableRules::by_time(60));
+        let mut replica = Replica::new(NodeId(1), Origin(1), rules, 1);
+        let write = Write {
+            table: "t",
+            key: b"k",
+            member: b"",
+            rank: 0,
+            stamp: StampRule::Now,
+            deadline: Some(1_030),
+            body: Some(b"v"),
+            via: 0,
+            birth: None,
+        };
+        match replica.write(Wall(1_000_000), write) {
+            Ok(Outcome::Written(slot, _)) => slot,
+            other => panic!("{other:?}"),
+        }
+    }
+}
