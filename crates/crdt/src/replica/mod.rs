@@ -198,6 +198,12 @@ impl Replica {
         cells.take(limit)
     }
 
+    /// The table of a held cell, without a look at the cell.
+    pub fn table_of(&self, slot: Slot) -> Option<&str> {
+        self.slots.bytes(slot.0)?;
+        Some(&self.tables[usize::from(self.slots.entry(slot.0)?.table)].name)
+    }
+
     /// All held cells of the tables that `wanted` names, in slot order, dead ones included.
     pub fn scan_tables(&self, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (Slot, CellRef<'_>)> {
         let wanted: Vec<bool> = self.tables.iter().map(|table| wanted(&table.name)).collect();

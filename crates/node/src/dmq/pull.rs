@@ -315,7 +315,7 @@ impl Pull {
         self.stage = None;
         self.finished = true;
         self.last = Some(now);
-        // One of entries alone proves nothing of the contacts, and does not put off the one that will.
+        // One of entries alone does not put off the proof of contacts.
         if self.contacts != Outcome::Unknown {
             self.ended = Some(now);
             self.took_ms = now.ms_since(self.begun);
@@ -413,10 +413,8 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     }
     let told = |slot: &Slot| peer.book.get(*slot).is_some_and(|e| e.proof == Proof::Answered);
     let refused = absent.lacking.iter().any(told);
-    if refused {
-        peer.pull.fruitless += 1;
-    } else if peer.pull.contacts != Outcome::Unknown {
-        peer.pull.fruitless = 0;
+    if refused || peer.pull.contacts != Outcome::Unknown {
+        peer.pull.fruitless = if refused { peer.pull.fruitless + 1 } else { 0 };
     }
     for slot in absent.lacking {
         peer.book.remove(slot);
@@ -461,15 +459,14 @@ fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
         if entry.shown_in >= peer.pull.number || peer.live_lately.contains(slot) {
             continue;
         }
-        let Some(cell) = cx.replica.cell(slot) else { continue };
-        let complete = match cell.table {
-            location::TABLE => peer.pull.contacts,
-            _ => peer.pull.entries,
+        let (complete, doubtful) = match cx.replica.table_of(slot) {
+            Some(location::TABLE) => (peer.pull.contacts, !sure),
+            _ => (peer.pull.entries, false),
         };
-        let doubtful = cell.table == location::TABLE && !sure;
         if complete != Outcome::Complete || !peer.pull.heard_since || doubtful {
             continue;
         }
+        let Some(cell) = cx.replica.cell(slot) else { continue };
         let expires = |name: &str| matches!(facts.expiry(cx.config, name), Expiry::After(_));
         if cell.deadline.is_none() && cell.body.is_some() && htable::name(cell.table).is_some_and(expires) {
             found.unseen.push(slot);
