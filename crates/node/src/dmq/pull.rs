@@ -451,8 +451,7 @@ struct Absent {
 }
 
 fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
-    // A dump that may have exhausted its server proves an absence only if the next message of the same process followed
-    // right behind its last one.
+    // A dump that may have exhausted its server proves an absence only if its process was heard right behind its end.
     let sure = peer.book.contacts() / peer.batch <= SURE_MESSAGES || peer.pull.tail_seen;
     let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new() };
     for (slot, entry) in peer.book.iter() {
