@@ -223,6 +223,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    #[inline]
     fn id(&mut self) -> Result<(&'a str, &'a [u8], &'a [u8]), CellError> {
         let version = self.byte()?;
         if version != VERSION {
@@ -233,6 +234,7 @@ impl<'a> Reader<'a> {
         Ok((table, self.bytes("key", KEY_MAX)?, self.bytes("member", MEMBER_MAX)?))
     }
 
+    #[inline(always)]
     fn byte(&mut self) -> Result<u8, CellError> {
         let (&first, rest) = self.rest.split_first().ok_or(CellError::Truncated)?;
         self.rest = rest;
@@ -259,16 +261,42 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline(always)]
     fn u64(&mut self) -> Result<u64, CellError> {
+        match self.rest {
+            [byte @ ..0x80, rest @ ..] => {
+                self.rest = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long(),
+        }
+    }
+
+    /// A number of several bytes, as `varint::<64>`, which does the rare cases.
+    fn long(&mut self) -> Result<u64, CellError> {
+        // Up to 8 bytes are 56 bits, which always fit.
+        let mut number = 0;
+        for (at, &byte) in self.rest.iter().take(8).enumerate() {
+            number |= u64::from(byte & 0x7f) << (7 * at);
+            if byte < 0x80 {
+                if byte == 0 && at > 0 {
+                    return Err(CellError::NotCanonical);
+                }
+                self.rest = &self.rest[at + 1..];
+                return Ok(number);
+            }
+        }
         self.varint::<64>().map(|number| number as u64)
     }
 
+    #[inline(always)]
     fn fixed(&mut self) -> Result<u64, CellError> {
         let (bytes, rest) = self.rest.split_first_chunk::<8>().ok_or(CellError::Truncated)?;
         self.rest = rest;
         Ok(u64::from_be_bytes(*bytes))
     }
 
+    #[inline(always)]
     fn bytes(&mut self, field: &'static str, max: usize) -> Result<&'a [u8], CellError> {
         let len = usize::try_from(self.u64()?).map_err(|_| CellError::OutOfRange)?;
         within(field, len, max)?;

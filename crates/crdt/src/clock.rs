@@ -8,11 +8,12 @@
 //! bytes, and says to a node that comes back after years that what it holds of that origin is dead. Without it, such a
 //! node could not be told from one that brings news.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use crdts::{CmRDT, VClock};
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
 use crate::ids::{Dot, DotRange, Origin};
@@ -29,8 +30,8 @@ pub const RANGES_MAX: usize = 262_144;
 pub struct ClockError;
 
 /// A set of dots; see the module's docs.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<OnWire>", into = "Vec<OnWire>")]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(try_from = "Vec<OnWire>")]
 pub struct Clock {
     /// No entry is 0.
     prefix: VClock<Origin>,
@@ -46,19 +47,21 @@ struct OnWire {
     beyond: Vec<(u64, u64)>,
 }
 
-impl From<Clock> for Vec<OnWire> {
-    fn from(clock: Clock) -> Self {
-        let entry = |origin: Origin| {
-            let prefix = clock.prefix(origin);
+/// As a list of [`OnWire`], in the order of origins.
+impl Serialize for Clock {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.origins().count()))?;
+        for origin in self.origins() {
+            let prefix = self.prefix(origin);
             let mut end = prefix;
-            let beyond = clock.ranges_beyond(origin).map(|(first, last)| {
+            let beyond = self.ranges_beyond(origin).map(|(first, last)| {
                 let relative = (first - end - 1, last - first + 1);
                 end = last;
                 relative
             });
-            OnWire { origin, prefix, beyond: beyond.collect() }
-        };
-        clock.origins().map(entry).collect()
+            list.serialize_element(&OnWire { origin, prefix, beyond: beyond.collect() })?;
+        }
+        list.end()
     }
 }
 
@@ -126,8 +129,17 @@ impl Clock {
 
     /// Every origin it names, ascending.
     pub fn origins(&self) -> impl Iterator<Item = Origin> + '_ {
-        let all: BTreeSet<Origin> = self.prefix.dots.keys().chain(self.beyond.keys()).copied().collect();
-        all.into_iter()
+        let mut prefixes = self.prefix.dots.keys().copied().peekable();
+        let mut beyond = self.beyond.keys().copied().peekable();
+        std::iter::from_fn(move || {
+            let next = match (prefixes.peek(), beyond.peek()) {
+                (Some(&one), Some(&other)) => one.min(other),
+                (one, other) => one.or(other).copied()?,
+            };
+            prefixes.next_if_eq(&next);
+            beyond.next_if_eq(&next);
+            Some(next)
+        })
     }
 
     /// The greatest sequence that it covers of an origin; 0 if none.

@@ -74,7 +74,7 @@ pub use clock::{Clock, ClockError, ORIGINS_MAX, RANGES_MAX};
 pub use hlc::{Hlc, Stamp};
 pub use ids::{Dot, DotRange, NodeId, Origin, ParseIdError, Wall};
 pub use order::{Order, Rank};
-pub use replica::{Closed, Digest, Member, Meta, Repaired, Replica, Restored};
+pub use replica::{Closed, Digest, Member, Meta, MetaRef, Repaired, Replica, Restored};
 pub use rules::{Forget, Rules, TableRules};
 pub use session::{Chunk, Incoming, Outgoing, SyncAborted, SyncDone, SyncRequest, SyncStart};
 pub use store::slot_map::SlotMap;

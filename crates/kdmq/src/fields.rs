@@ -47,9 +47,9 @@ pub(crate) fn check(field: &'static str, text: &[u8], needed: bool) -> Result<()
     if needed && text.is_empty() {
         return Err(EncodeError::Empty { field });
     }
-    match memchr::memchr(0, text) {
-        Some(_) => Err(EncodeError::Nul { field }),
-        None => Ok(()),
+    match text.iter().fold(false, |any, &byte| any | (byte == 0)) {
+        true => Err(EncodeError::Nul { field }),
+        false => Ok(()),
     }
 }
 

@@ -26,7 +26,7 @@ use tables::location::Contact;
 use crate::{DecodeError, Generation};
 
 pub use decode::decode;
-pub use encode::{Multi, encode_remove, encode_update};
+pub use encode::{Element, Multi, encode_remove, encode_update};
 
 /// The body that asks a server for all its contacts. Send it once: every copy starts another dump.
 pub const SYNC: &[u8] = b"{\"action\":3}";

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use crdt::planted::{self, Bug};
-use crdt::{Cause, CellRef, Change, Clock, Meta, Replica, Slot};
+use crdt::{Cause, CellRef, Change, Clock, Meta, MetaRef, Slot};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -37,8 +37,8 @@ pub(crate) struct Journal {
     /// Number of the last batch that is on disk.
     done: u64,
     retry_at: Option<Mono>,
-    /// Parts of the replica's metadata as they were last handed out.
-    written: BTreeMap<&'static str, Bytes>,
+    /// The replica's metadata as it was last handed out; `None`: all of it goes with the next batch.
+    written: Option<Meta>,
 }
 
 /// Writes by name; the last one to a key counts.
@@ -162,11 +162,8 @@ impl Journal {
         cx.stats.journal_cells += puts.len() as u64;
         puts.extend(gone.into_iter().map(|key| (Tree::Cells, key, None)));
         puts.extend(content.puts.iter().map(|((tree, key), value)| (*tree, key.clone(), value.clone())));
-        for (name, value) in meta_parts(cx.replica) {
-            if self.written.get(name) != Some(&value) {
-                puts.push((Tree::Meta, [REPLICA, name.as_bytes()].concat(), Some(value.clone())));
-                self.written.insert(name, value);
-            }
+        for (name, value) in changed_parts(&mut self.written, cx.replica.meta_ref()) {
+            puts.push((Tree::Meta, [REPLICA, name.as_bytes()].concat(), Some(value)));
         }
         puts
     }
@@ -190,7 +187,7 @@ impl Journal {
         flying.content.puts.extend(news.puts);
         self.news = flying.content;
         self.wanted = true;
-        self.written.clear();
+        self.written = None;
         self.retry_at = Some(cx.now.mono.plus_ms(RETRY_MS));
     }
 
@@ -233,22 +230,34 @@ fn cell_key(cell: &CellRef<'_>) -> Vec<u8> {
     key
 }
 
-/// The replica's metadata in parts, each of which is written when it changed.
-fn meta_parts(replica: &Replica) -> Vec<(&'static str, Bytes)> {
-    fn part(name: &'static str, value: &impl Serialize) -> (&'static str, Bytes) {
-        (name, postcard::to_stdvec(value).expect("metadata serialises").into())
+/// The replica's metadata in parts, each of which is written when it changed. `written` is what the last call gave out.
+fn changed_parts(written: &mut Option<Meta>, meta: MetaRef<'_>) -> Vec<Part> {
+    let everything = written.is_none();
+    let last = written.get_or_insert_with(Meta::default);
+    let mut parts = Vec::new();
+    let mut who = (last.node, last.origin);
+    part(&mut parts, everything, "who", &mut who, &(meta.node, meta.origin));
+    (last.node, last.origin) = who;
+    part(&mut parts, everything, "clock", &mut last.clock, meta.clock);
+    part(&mut parts, everything, "forgotten", &mut last.forgotten, meta.forgotten);
+    part(&mut parts, everything, "floors", &mut last.floors, &meta.floors);
+    part(&mut parts, everything, "hlc", &mut last.hlc, &meta.hlc);
+    part(&mut parts, everything, "roster", &mut last.roster, meta.roster);
+    part(&mut parts, everything, "closed", &mut last.closed, meta.closed);
+    part(&mut parts, everything, "retired", &mut last.retired, meta.retired);
+    parts
+}
+
+type Part = (&'static str, Bytes);
+
+fn part<T>(parts: &mut Vec<Part>, wanted: bool, name: &'static str, last: &mut T, now: &T)
+where
+    T: Clone + PartialEq + Serialize,
+{
+    if wanted || last != now {
+        parts.push((name, postcard::to_stdvec(now).expect("metadata serialises").into()));
+        last.clone_from(now);
     }
-    let meta = replica.meta();
-    vec![
-        part("who", &(meta.node, meta.origin)),
-        part("clock", &meta.clock),
-        part("forgotten", &meta.forgotten),
-        part("floors", &meta.floors),
-        part("hlc", &meta.hlc),
-        part("roster", &meta.roster),
-        part("closed", &meta.closed),
-        part("retired", &meta.retired),
-    ]
 }
 
 /// Puts the parts together again; `None` on a fresh disk.
@@ -278,7 +287,7 @@ fn meta_from(parts: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Option<Meta>, postcar
 mod tests {
     use std::collections::VecDeque;
 
-    use crdt::{NodeId, Origin, Rules, StampRule, TableRules, Wall, Write};
+    use crdt::{NodeId, Origin, Replica, Rules, StampRule, TableRules, Wall, Write};
 
     use super::*;
     use crate::config::Config;

@@ -151,7 +151,8 @@ impl<'a> Uri<'a> {
             _ => out.extend(self.host.0.iter().map(u8::to_ascii_lowercase)),
         }
         if let Some(port) = self.port {
-            out.extend_from_slice(format!(":{port}").as_bytes());
+            out.push(b':');
+            text::push_number(port, &mut out);
         }
         for (name, value) in sorted(self.params.iter().map(|param| (param.name, param.value)), true) {
             push_pair(b';', &name, value.as_deref(), &mut out);

@@ -125,7 +125,7 @@ impl Kamailio {
                     self.usrloc.remove(&row.aor, &row.contact.ruid, row.contact.last_modified);
                 }
                 Contacts::Sync => {
-                    let aors = self.usrloc.aors().into();
+                    let aors = self.usrloc.aors();
                     return self.begin_dump(from, message, Rest::Contacts(aors), now);
                 }
             }

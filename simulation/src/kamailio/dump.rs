@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
-use bstr::BString;
+use bstr::BStr;
 use kdmq::usrloc::Multi;
 use node::Mono;
 
@@ -31,7 +32,7 @@ pub(super) struct Dump {
 /// What is still to be said.
 pub(super) enum Rest {
     /// The contacts of these addresses of record.
-    Contacts(VecDeque<BString>),
+    Contacts(VecDeque<Rc<[u8]>>),
     /// These bodies about hash tables.
     Cells(VecDeque<Vec<u8>>),
 }
@@ -110,7 +111,7 @@ impl Rest {
 }
 
 /// The bodies for as many addresses of record as go out in a millisecond.
-fn contacts(aors: &mut VecDeque<BString>, usrloc: &Usrloc, timing: &Timing, now_s: u64) -> Vec<Vec<u8>> {
+fn contacts(aors: &mut VecDeque<Rc<[u8]>>, usrloc: &Usrloc, timing: &Timing, now_s: u64) -> Vec<Vec<u8>> {
     let generation = usrloc.generation();
     let mut bodies = Vec::new();
     let single = timing.batch_contacts <= 1;
@@ -119,16 +120,17 @@ fn contacts(aors: &mut VecDeque<BString>, usrloc: &Usrloc, timing: &Timing, now_
     while left > 0
         && let Some(aor) = aors.pop_front()
     {
-        for contact in usrloc.dump(aor.as_ref(), now_s) {
+        for row in usrloc.dump(BStr::new(&*aor), now_s) {
             left -= 1;
             if single {
-                bodies.extend(usrloc::body(generation, 1, &aor, contact));
+                bodies.extend(row.body(generation, &aor).cloned());
                 continue;
             }
             // What does not fit goes into the next one; what no body can say is left out.
-            if multi.push_update(&aor, contact, &contact.ruid).is_err() {
+            let element = row.element(generation, &aor);
+            if element.is_none_or(|element| multi.push_element(element).is_err()) {
                 flush(&mut multi, &mut bodies, generation);
-                let _ = multi.push_update(&aor, contact, &contact.ruid);
+                let _ = element.map(|element| multi.push_element(element));
             }
             if multi.count() >= timing.batch_contacts || multi.len_bytes() >= BATCH_BYTES {
                 flush(&mut multi, &mut bodies, generation);

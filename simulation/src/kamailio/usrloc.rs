@@ -1,10 +1,14 @@
 //! The contacts of a server: found by ruid, by URI or by instance, kept without tombstones (docs/kdmq.md 5 and 6).
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::rc::Rc;
 
 use bstr::{BStr, BString};
+use kdmq::usrloc::Element;
 use tables::location::Contact;
 
 use super::Held;
@@ -42,6 +46,39 @@ enum Found {
     No,
 }
 
+/// A contact, with what dumps say of it once one was made.
+pub(super) struct Row {
+    contact: Contact<'static>,
+    body: OnceCell<Option<Vec<u8>>>,
+    element: OnceCell<Option<Element>>,
+}
+
+impl Row {
+    /// The body that tells of it alone. `None` where the codec refuses to say it.
+    pub(super) fn body(&self, generation: Generation, aor: &[u8]) -> Option<&Vec<u8>> {
+        self.body.get_or_init(|| body(generation, 1, aor, self)).as_ref()
+    }
+
+    /// Its part of a body that tells of many. `None` where the codec refuses to say it.
+    pub(super) fn element(&self, generation: Generation, aor: &[u8]) -> Option<&Element> {
+        self.element.get_or_init(|| Element::update(aor, self, &self.ruid, codec(generation)).ok()).as_ref()
+    }
+}
+
+impl From<Contact<'static>> for Row {
+    fn from(contact: Contact<'static>) -> Self {
+        Self { contact, body: OnceCell::new(), element: OnceCell::new() }
+    }
+}
+
+impl Deref for Row {
+    type Target = Contact<'static>;
+
+    fn deref(&self) -> &Contact<'static> {
+        &self.contact
+    }
+}
+
 /// The contacts.
 pub(super) struct Usrloc {
     generation: Generation,
@@ -49,7 +86,7 @@ pub(super) struct Usrloc {
     /// Begins every ruid of this life.
     ruid_prefix: String,
     next_ruid: u64,
-    aors: BTreeMap<BString, Vec<Contact<'static>>>,
+    aors: BTreeMap<Rc<[u8]>, Vec<Row>>,
     count: usize,
 }
 
@@ -71,7 +108,7 @@ impl Usrloc {
 
     /// A phone registers. `room` is whether there is memory for another contact.
     pub(super) fn register(&mut self, aor: &str, words: &Words<'_>, room: bool, now_s: u64) -> Registered {
-        let rows = self.aors.get(BStr::new(aor)).map_or(&[][..], Vec::as_slice);
+        let rows = self.aors.get(aor.as_bytes()).map_or(&[][..], Vec::as_slice);
         // A device with an instance is found by that alone.
         let at = match words.instance {
             "" => rows.iter().position(|row| *row.uri == words.uri),
@@ -108,22 +145,19 @@ impl Usrloc {
             server_id: self.server_id,
             ..Contact::default()
         };
-        let rows = self.aors.entry(aor.into()).or_default();
-        let row = match at {
-            Some(at) => &mut rows[at],
-            None => {
-                self.count += 1;
-                rows.push(contact.clone());
-                rows.last_mut().expect("a row was pushed")
-            }
-        };
-        *row = contact;
-        Registered::Told(body(self.generation, 1, aor.as_bytes(), row))
+        let body = body(self.generation, 1, aor.as_bytes(), &contact);
+        match (at, self.aors.get_mut(aor.as_bytes())) {
+            (Some(at), Some(rows)) => rows[at] = contact.into(),
+            (_, Some(rows)) => rows.push(contact.into()),
+            (_, None) => drop(self.aors.insert(aor.as_bytes().into(), vec![contact.into()])),
+        }
+        self.count += usize::from(at.is_none());
+        Registered::Told(body)
     }
 
     /// A phone removes its contact. The body that tells the peers, if there was one.
     pub(super) fn unregister(&mut self, aor: &str, uri: &str) -> Option<Vec<u8>> {
-        let rows = self.aors.get(BStr::new(aor))?;
+        let rows = self.aors.get(aor.as_bytes())?;
         let at = rows.iter().position(|row| *row.uri == uri)?;
         let removed = self.take(BStr::new(aor), at);
         body(self.generation, 2, aor.as_bytes(), &removed)
@@ -131,16 +165,16 @@ impl Usrloc {
 
     /// `Contact: *`: a body for each contact.
     pub(super) fn star(&mut self, aor: &str) -> Vec<Vec<u8>> {
-        let rows = self.aors.remove(BStr::new(aor)).unwrap_or_default();
+        let rows = self.aors.remove(aor.as_bytes()).unwrap_or_default();
         self.count -= rows.len();
         rows.iter().filter_map(|row| body(self.generation, 2, aor.as_bytes(), row)).collect()
     }
 
-    fn take(&mut self, aor: &BStr, at: usize) -> Contact<'static> {
-        let rows = self.aors.get_mut(aor).expect("the caller has found it");
+    fn take(&mut self, aor: &BStr, at: usize) -> Row {
+        let rows = self.aors.get_mut(&**aor).expect("the caller has found it");
         let removed = rows.remove(at);
         if rows.is_empty() {
-            self.aors.remove(aor);
+            self.aors.remove(&**aor);
         }
         self.count -= 1;
         removed
@@ -153,18 +187,21 @@ impl Usrloc {
             Found::Stale => return true,
             Found::No if !room => return false,
             Found::No => {
-                self.aors.entry(aor.to_owned()).or_default().push(contact);
+                match self.aors.get_mut(&**aor) {
+                    Some(rows) => rows.push(contact.into()),
+                    None => drop(self.aors.insert((&**aor).into(), vec![contact.into()])),
+                }
                 self.count += 1;
                 return true;
             }
         };
-        let row = &mut self.aors.get_mut(aor).expect("it was found")[at];
+        let row = &mut self.aors.get_mut(&**aor).expect("it was found")[at];
         if self.generation == Generation::V6 && (1..row.last_modified).contains(&contact.last_modified) {
             return true;
         }
         // The URI changes only where the message names an instance; instance, reg-id and ruid never do.
         let uri = if contact.instance.is_empty() { row.uri.clone() } else { contact.uri };
-        *row = Contact {
+        let taken = Contact {
             uri,
             instance: row.instance.clone(),
             reg_id: row.reg_id,
@@ -173,12 +210,13 @@ impl Usrloc {
             unknown: None,
             ..contact
         };
+        *row = taken.into();
         true
     }
 
     /// By ruid, else by URI, where SIP's order of requests decides.
     fn find(&self, aor: &BStr, contact: &Contact<'_>) -> Found {
-        let rows = self.aors.get(aor).map_or(&[][..], Vec::as_slice);
+        let rows = self.aors.get(&**aor).map_or(&[][..], Vec::as_slice);
         if let Some(at) = rows.iter().position(|row| row.ruid == contact.ruid) {
             return Found::At(at);
         }
@@ -191,7 +229,7 @@ impl Usrloc {
 
     /// Another server or node says that the contact of this ruid is gone.
     pub(super) fn remove(&mut self, aor: &BStr, ruid: &BStr, last_modified: u64) {
-        let Some(rows) = self.aors.get(aor) else { return };
+        let Some(rows) = self.aors.get(&**aor) else { return };
         let Some(at) = rows.iter().position(|row| *row.ruid == *ruid) else { return };
         let older = (1..rows[at].last_modified).contains(&last_modified);
         if !(older && self.generation == Generation::V6) {
@@ -214,25 +252,25 @@ impl Usrloc {
     /// The contacts that have not expired.
     pub(super) fn live(&self, now_s: u64) -> impl Iterator<Item = Held<'_>> {
         let rows = self.aors.iter().flat_map(|(aor, rows)| rows.iter().map(move |row| (aor, row)));
-        rows.filter(move |(_, row)| is_live(row, now_s)).map(|(aor, contact)| Held { aor: aor.as_ref(), contact })
+        rows.filter(move |(_, row)| is_live(row, now_s)).map(|(aor, contact)| Held { aor: BStr::new(aor), contact })
     }
 
     /// Those of one address of record.
     pub(super) fn lookup(&self, aor: &str, now_s: u64) -> impl Iterator<Item = Held<'_>> {
-        let found = self.aors.get_key_value(BStr::new(aor));
+        let found = self.aors.get_key_value(aor.as_bytes());
         let rows = found.into_iter().flat_map(|(aor, rows)| rows.iter().map(move |row| (aor, row)));
-        rows.filter(move |(_, row)| is_live(row, now_s)).map(|(aor, contact)| Held { aor: aor.as_ref(), contact })
+        rows.filter(move |(_, row)| is_live(row, now_s)).map(|(aor, contact)| Held { aor: BStr::new(aor), contact })
     }
 
     /// All addresses of record, for a dump.
-    pub(super) fn aors(&self) -> Vec<BString> {
+    pub(super) fn aors(&self) -> VecDeque<Rc<[u8]>> {
         self.aors.keys().cloned().collect()
     }
 
     /// What a dump says of one address of record: a server begins again at each of its contacts, so k of them make
     /// k + (k-1) + .. + 1 rows.
-    pub(super) fn dump(&self, aor: &BStr, now_s: u64) -> impl Iterator<Item = &Contact<'static>> {
-        let rows = self.aors.get(aor).map_or(&[][..], Vec::as_slice);
+    pub(super) fn dump(&self, aor: &BStr, now_s: u64) -> impl Iterator<Item = &Row> {
+        let rows = self.aors.get(&**aor).map_or(&[][..], Vec::as_slice);
         (0..rows.len()).flat_map(move |from| rows[from..].iter()).filter(move |row| is_live(row, now_s))
     }
 }

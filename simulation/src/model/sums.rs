@@ -1,7 +1,6 @@
 //! Sums over cells by deadline: the plain form of what a node keeps for its digests.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 /// A sum of cell hashes (wrapping) and the number of cells in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,23 +26,26 @@ impl Sum {
 /// One sum per deadline.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
-    endless: Sum,
+    /// Whatever its deadline.
+    all: Sum,
     ending: BTreeMap<u64, Sum>,
 }
 
 impl Sums {
     pub(super) fn add(&mut self, deadline: Option<u64>, hash: u128) {
         let one = Sum { hash, cells: 1 };
-        match deadline {
-            None => self.endless.add(one),
-            Some(deadline) => self.ending.entry(deadline).or_default().add(one),
+        self.all.add(one);
+        if let Some(deadline) = deadline {
+            self.ending.entry(deadline).or_default().add(one);
         }
     }
 
     pub(super) fn sub(&mut self, deadline: Option<u64>, hash: u128) {
         let one = Sum { hash, cells: 1 };
-        let Some(deadline) = deadline else { return self.endless.sub(one) };
-        if let Some(sum) = self.ending.get_mut(&deadline) {
+        self.all.sub(one);
+        if let Some(deadline) = deadline
+            && let Some(sum) = self.ending.get_mut(&deadline)
+        {
             sum.sub(one);
             if sum.cells == 0 {
                 self.ending.remove(&deadline);
@@ -51,10 +53,10 @@ impl Sums {
         }
     }
 
-    /// Of what has a deadline after a unix second, or none.
+    /// Of what has a deadline after a unix second, or none: fewer seconds have passed than are to come.
     pub(super) fn beyond(&self, horizon: u64) -> Sum {
-        let mut all = self.endless;
-        self.ending.range((Bound::Excluded(horizon), Bound::Unbounded)).for_each(|(_, sum)| all.add(*sum));
-        all
+        let mut rest = self.all;
+        self.ending.range(..=horizon).for_each(|(_, sum)| rest.sub(*sum));
+        rest
     }
 }

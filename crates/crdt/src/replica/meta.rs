@@ -37,6 +37,45 @@ pub struct Meta {
     pub retired: BTreeMap<Origin, u64>,
 }
 
+/// [`Meta`] without copies of what a replica holds: for whoever looks what has changed.
+#[derive(Clone, Debug)]
+pub struct MetaRef<'a> {
+    /// See [`Meta::node`].
+    pub node: NodeId,
+    /// See [`Meta::origin`].
+    pub origin: Origin,
+    /// See [`Meta::clock`].
+    pub clock: &'a Clock,
+    /// See [`Meta::forgotten`].
+    pub forgotten: &'a Clock,
+    /// See [`Meta::floors`].
+    pub floors: BTreeMap<String, Stamp>,
+    /// See [`Meta::hlc`].
+    pub hlc: Hlc,
+    /// See [`Meta::roster`].
+    pub roster: &'a BTreeMap<NodeId, Member>,
+    /// See [`Meta::closed`].
+    pub closed: &'a BTreeMap<Origin, Closed>,
+    /// See [`Meta::retired`].
+    pub retired: &'a BTreeMap<Origin, u64>,
+}
+
+impl From<MetaRef<'_>> for Meta {
+    fn from(meta: MetaRef<'_>) -> Self {
+        Self {
+            node: meta.node,
+            origin: meta.origin,
+            clock: meta.clock.clone(),
+            forgotten: meta.forgotten.clone(),
+            floors: meta.floors,
+            hlc: meta.hlc,
+            roster: meta.roster.clone(),
+            closed: meta.closed.clone(),
+            retired: meta.retired.clone(),
+        }
+    }
+}
+
 /// What was found on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
@@ -50,19 +89,24 @@ pub struct Restored {
 impl Replica {
     /// The persistent part as of now.
     pub fn meta(&self) -> Meta {
+        self.meta_ref().into()
+    }
+
+    /// As [`Replica::meta`], borrowed.
+    pub fn meta_ref(&self) -> MetaRef<'_> {
         let step = (u64::from(self.rules.max_skew()) / 8).max(1);
         let bound = (self.hybrid.last().ms() / step + 2).saturating_mul(step);
         let floors = self.tables.iter().filter_map(|table| Some((table.name.to_string(), table.floor?)));
-        Meta {
+        MetaRef {
             node: self.node,
             origin: self.origin,
-            clock: self.clock.clone(),
-            forgotten: self.forgotten.clone(),
+            clock: &self.clock,
+            forgotten: &self.forgotten,
             floors: floors.collect(),
             hlc: Hlc::from_ms(bound),
-            roster: self.roster.members.clone(),
-            closed: self.closed.clone(),
-            retired: self.retired.clone(),
+            roster: &self.roster.members,
+            closed: &self.closed,
+            retired: &self.retired,
         }
     }
 

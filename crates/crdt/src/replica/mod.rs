@@ -29,7 +29,7 @@ use crate::store::slots::{Slot, Slots, TableId};
 use crate::store::sums::Sums;
 
 pub use digest::Digest;
-pub use meta::{Meta, Restored};
+pub use meta::{Meta, MetaRef, Restored};
 pub use origins::Closed;
 pub use repair::Repaired;
 pub use roster::Member;
@@ -196,6 +196,21 @@ impl Replica {
             Some((Slot(slot), self.slots.cell(slot)?))
         });
         cells.take(limit)
+    }
+
+    /// The table of a held cell, without a look at the cell.
+    pub fn table_of(&self, slot: Slot) -> Option<&str> {
+        self.slots.bytes(slot.0)?;
+        Some(&self.tables[usize::from(self.slots.entry(slot.0)?.table)].name)
+    }
+
+    /// All held cells of the tables that `wanted` names, in slot order, dead ones included.
+    pub fn scan_tables(&self, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (Slot, CellRef<'_>)> {
+        let wanted: Vec<bool> = self.tables.iter().map(|table| wanted(&table.name)).collect();
+        (0..self.slots.len() as u32).filter_map(move |slot| {
+            let table = self.slots.entry(slot)?.table;
+            wanted[usize::from(table)].then_some((Slot(slot), self.slots.cell(slot)?))
+        })
     }
 
     /// Slots ever used: [`Replica::scan`] goes through so many.

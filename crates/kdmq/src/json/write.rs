@@ -75,15 +75,29 @@ impl<'o> Writer<'o> {
 /// Appends `text` as a JSON string. Bytes from 0x7f upwards are copied as they are, UTF-8 or not.
 pub(crate) fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
+    // Almost no text has anything to escape; looking at every byte without stopping at one takes whole vectors at a time.
+    if text.iter().fold(false, |any, &byte| any | is_special(byte)) {
+        escaped(out, text);
+    } else {
+        out.extend_from_slice(text);
+    }
+    out.push(b'"');
+}
+
+fn is_special(byte: u8) -> bool {
+    byte < b' ' || byte == b'"' || byte == b'\\'
+}
+
+#[cold]
+fn escaped(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
-    while let Some(at) = rest.iter().position(|&byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+    while let Some(at) = rest.iter().position(|&byte| is_special(byte)) {
         let (plain, special) = rest.split_at(at);
         out.extend_from_slice(plain);
         escape(out, special[0]);
         rest = &special[1..];
     }
     out.extend_from_slice(rest);
-    out.push(b'"');
 }
 
 fn escape(out: &mut Vec<u8>, byte: u8) {

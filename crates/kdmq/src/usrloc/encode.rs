@@ -1,5 +1,7 @@
 //! Bodies of the `usrloc` channel, going out.
 
+use std::io::Write as _;
+
 use tables::location::{Contact, NO_USER_AGENT};
 
 use super::Form;
@@ -39,6 +41,22 @@ pub fn encode_remove(aor: &[u8], ruid: &[u8]) -> Result<Vec<u8>, EncodeError> {
     fits(body)
 }
 
+/// What [`encode_update`] would send, as an element of a [`Multi`]: encoded once for many of them.
+#[derive(Clone, Debug)]
+pub struct Element(Vec<u8>);
+
+impl Element {
+    /// Encodes it.
+    ///
+    /// # Errors
+    /// As [`encode_update`], but for the length.
+    pub fn update(aor: &[u8], contact: &Contact<'_>, ruid: &[u8], form: impl Into<Form>) -> Result<Self, EncodeError> {
+        let mut element = Vec::with_capacity(512);
+        put_update(&mut element, aor, contact, ruid, form.into(), false)?;
+        Ok(Self(element))
+    }
+}
+
 /// Several actions in one body, which a server applies in order.
 #[derive(Clone, Debug)]
 pub struct Multi {
@@ -65,6 +83,17 @@ impl Multi {
         self.push(|body| put_update(body, aor, contact, ruid, form, false))
     }
 
+    /// Adds an element that was encoded before, for servers that understand the form of this batch.
+    ///
+    /// # Errors
+    /// `TooLong` if the batch would become so. The batch is then as it was.
+    pub fn push_element(&mut self, element: &Element) -> Result<(), EncodeError> {
+        self.push(|body| {
+            body.extend_from_slice(&element.0);
+            Ok(())
+        })
+    }
+
     /// Adds what [`encode_remove`] would send.
     ///
     /// # Errors
@@ -78,7 +107,8 @@ impl Multi {
         if self.count > 0 {
             self.body.push(b',');
         }
-        self.body.extend_from_slice(format!("\"{}\":", self.count + 1).as_bytes());
+        // Writing to a vector cannot fail.
+        let _ = write!(self.body, "\"{}\":", self.count + 1);
         let put = put(&mut self.body).and_then(|()| match self.len_bytes() {
             ..=MAX_BODY => Ok(()),
             len => Err(EncodeError::TooLong { len, max: MAX_BODY }),

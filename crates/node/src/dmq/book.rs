@@ -93,20 +93,31 @@ impl Book {
         let learned_s = seconds(now);
         if let Some(entry) = old {
             let before = (entry.proof, entry.value);
+            let saved = (entry.held, entry.proof, entry.agreed, entry.value);
+            let renamed = match note.ruid {
+                Ruid::Kept => false,
+                Ruid::AsHeld => entry.ruid.is_some(),
+                Ruid::Own(ruid) => entry.ruid.as_deref() != Some(ruid),
+            };
             entry.held = note.held;
             entry.proof = note.proof;
             entry.agreed = agreed.or(entry.agreed);
             match note.ruid {
-                Ruid::Kept => {}
+                Ruid::Own(ruid) if renamed => entry.ruid = Some(ruid.into()),
                 Ruid::AsHeld => entry.ruid = None,
-                Ruid::Own(ruid) => entry.ruid = Some(ruid.into()),
+                Ruid::Kept | Ruid::Own(_) => {}
             }
             entry.value = if told { entry.value } else { note.value };
             entry.learned_s = learned_s;
             entry.shown_in = note.pull.unwrap_or(entry.shown_in);
             let after = (entry.proof, entry.value);
+            let same = !renamed && saved == (entry.held, entry.proof, entry.agreed, entry.value);
             self.uncount(before);
             self.count(after);
+            // A dump mostly shows what is known. In which one it was shown does not outlive the process.
+            if same {
+                return;
+            }
         } else {
             let ruid = match note.ruid {
                 Ruid::Kept | Ruid::AsHeld => None,
@@ -179,6 +190,7 @@ impl Book {
         {
             entry.proof = Proof::Told;
             self.unproven -= 1;
+            self.unsaved(slot);
         }
     }
 
@@ -266,4 +278,50 @@ pub(crate) fn fingerprint(body: &[u8]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     hasher.write(body);
     hasher.finish().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(pull: u32, ruid: Ruid<'_>) -> Note<'_> {
+        let held = Version { stamp: Stamp::default(), dot: Dot { origin: crdt::Origin(1), seq: 1 } };
+        Note { held: Some(held), proof: Proof::Seen, ruid, value: 0, pull: Some(pull) }
+    }
+
+    #[test]
+    fn what_is_shown_again_is_not_saved_again() {
+        let (mut book, slot, now) = (Book::new(true), slot(), Mono(0));
+        book.note(slot, shown(1, Ruid::AsHeld), now);
+        assert_eq!(book.take_unsaved().len(), 1);
+        book.note(slot, shown(2, Ruid::AsHeld), now);
+        assert!(book.take_unsaved().is_empty());
+        assert_eq!(book.get(slot).map(|entry| entry.shown_in), Some(2));
+        book.note(slot, shown(3, Ruid::Own(b"r")), now);
+        assert_eq!(book.take_unsaved().len(), 1);
+        book.note(slot, shown(4, Ruid::Own(b"r")), now);
+        assert!(book.take_unsaved().is_empty());
+    }
+
+    /// Any slot.
+    fn slot() -> Slot {
+        use crdt::{NodeId, Origin, Outcome, Replica, Rules, StampRule, TableRules, Wall, Write};
+        let rules = Rules::new(1, 1).table("t", TableRules::by_time(60));
+        let mut replica = Replica::new(NodeId(1), Origin(1), rules, 1);
+        let write = Write {
+            table: "t",
+            key: b"k",
+            member: b"",
+            rank: 0,
+            stamp: StampRule::Now,
+            deadline: Some(1_030),
+            body: Some(b"v"),
+            via: 0,
+            birth: None,
+        };
+        match replica.write(Wall(1_000_000), write) {
+            Ok(Outcome::Written(slot, _)) => slot,
+            other => panic!("{other:?}"),
+        }
+    }
 }

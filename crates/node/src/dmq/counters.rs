@@ -332,8 +332,7 @@ pub(crate) fn after_pull(peer: &mut Peer, cx: &Cx<'_>) {
     }
     let keys: Vec<Key> = cx
         .replica
-        .scan(None, usize::MAX)
-        .filter(|(_, cell)| htable::name(cell.table).is_some_and(|n| is_counter(cx.config, n)))
+        .scan_tables(|table| htable::name(table).is_some_and(|n| is_counter(cx.config, n)))
         .map(|(_, cell)| (cell.table.to_owned(), cell.key.to_vec()))
         .collect();
     peer.counters.dirty.extend(keys);

@@ -293,8 +293,8 @@ pub(crate) fn matching(table: &str, on_values: bool, test: &dyn Fn(&[u8]) -> boo
         }
     };
     cx.replica
-        .scan(None, usize::MAX)
-        .filter(|(_, cell)| cell.table == table && cell.is_live(cx.now.wall) && fits(cell))
+        .scan_tables(|name| name == table)
+        .filter(|(_, cell)| cell.is_live(cx.now.wall) && fits(cell))
         .map(|(slot, cell)| (slot, cell.order))
         .collect()
 }

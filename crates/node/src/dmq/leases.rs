@@ -13,7 +13,7 @@ impl Dmq {
     /// second, so large that all have had their turn within an eighth of that life.
     pub(super) fn renew_leases(&mut self, cx: &mut Cx<'_>) {
         const EVERY_MS: u64 = 1_000;
-        const LEAST: usize = 64;
+        const LEAST: usize = 16;
         if cx.now.mono < self.lease_at {
             return;
         }
@@ -30,11 +30,13 @@ impl Dmq {
             if cell.table != location::TABLE || !cell.is_live(cx.now.wall) || ends > now_s + half {
                 continue;
             }
-            let Some((_, contact)) = contact_of(&cell) else { continue };
-            let leased = contact.expires == 0 || contact.expires > ends;
             let mine = cell.order.stamp.node == cx.config.node
                 || self.peers.values().any(|p| p.owned && p.book.get(slot).is_some());
-            if leased && mine {
+            if !mine {
+                continue;
+            }
+            let Some((_, contact)) = contact_of(&cell) else { continue };
+            if contact.expires == 0 || contact.expires > ends {
                 due.push((cell.key.to_vec(), cell.member.to_vec(), cell.body.unwrap_or_default().to_vec()));
             }
         }

@@ -321,7 +321,7 @@ impl Dmq {
         match peer.pull.look(cx.now.mono) {
             Next::Send(channel) => ask(peer, channel, front, cx),
             Next::Conclude => match pull::conclude(peer, &self.facts, cx) {
-                Verdict::AskAgain => start_pull(peer, front, cx),
+                Verdict::AskAgain => start_pull(peer, true, front, cx),
                 Verdict::Prove => {
                     let list = self.list_for(id, &self.nodes, cx);
                     if let Some(peer) = self.peers.get_mut(&id) {
@@ -331,7 +331,9 @@ impl Dmq {
                 Verdict::Over => counters::after_pull(peer, cx),
             },
             Next::Wait if peer.pull_due(cx.config.dmq.mode).is_some_and(|at| at <= cx.now.mono) => {
-                start_pull(peer, front, cx)
+                // Entries alone are cheap; for their sake contacts are not asked for earlier than a proof may be.
+                let proof = peer.proof_due(cx.config.dmq.mode).is_some_and(|at| at <= cx.now.mono);
+                start_pull(peer, peer.gap || peer.comeback.again || proof, front, cx)
             }
             Next::Wait => {}
         }
@@ -395,6 +397,11 @@ impl Peer {
         if self.gap || self.comeback.again || self.pull.entries_wanted() {
             return Some(self.pull.retry_at().unwrap_or(Mono(0)));
         }
+        self.proof_due(mode)
+    }
+
+    /// When a pull may start that only proves what the server holds.
+    fn proof_due(&self, mode: DmqMode) -> Option<Mono> {
         let cheap_at = |fed| self.pull.may_verify_at(fed, self.dump_messages());
         // Something that it holds is not proven, and everything else is quiet.
         let unproven = mode == DmqMode::Bridge && self.book.unproven() > 0 && self.feed.is_idle();
@@ -405,10 +412,9 @@ impl Peer {
     }
 }
 
-/// Asks a server for everything.
-fn start_pull(peer: &mut Peer, front: &mut Front, cx: &mut Cx<'_>) {
+/// Asks a server for what it has: its entries, and its contacts too if `everything` is wanted.
+fn start_pull(peer: &mut Peer, everything: bool, front: &mut Front, cx: &mut Cx<'_>) {
     peer.drop_old_touches(cx.now.mono);
-    let everything = peer.gap || peer.comeback.again || peer.book.unproven() > 0 || peer.doubts.due().is_some();
     let careful = peer.book.len() > 0;
     let channel = peer.pull.start(everything, careful, cx.now.mono);
     ask(peer, channel, front, cx);

@@ -11,19 +11,14 @@
 //! life in which this very server had shown that it holds this very version; and a great many
 //! absences only after a second dump says the same.
 
-use crdt::planted::{self, Bug};
-use crdt::{Order, Slot};
-use kdmq::life::CallIdCounter as Mark;
-use tables::{htable, location};
+mod conclude;
 
-use super::book::{Proof, Version};
-use super::facts::{Expiry, Facts};
+use kdmq::life::CallIdCounter as Mark;
+
+pub(crate) use self::conclude::conclude;
+use super::DataChannel;
 use super::life::{Arrived, Dump};
-use super::peer::Peer;
-use super::{DataChannel, usrloc_in};
-use crate::config::SipTransport;
-use crate::cx::Cx;
-use crate::io::{Level, Mono};
+use crate::io::Mono;
 
 /// A dump counts as ended this long after its 200 and its last message, milliseconds: the first
 /// retransmission of a lost tail (500 ms) has had its chance.
@@ -88,7 +83,7 @@ pub(crate) struct Pull {
     suspected: usize,
     /// When a message of one came last, or could have.
     last: Option<Mono>,
-    /// When the last one ended, and how long the server was busy with it.
+    /// When the last one that asked for contacts ended, and how long the server was busy with it.
     ended: Option<Mono>,
     took_ms: u64,
     begun: Mono,
@@ -314,8 +309,11 @@ impl Pull {
         }
         self.stage = None;
         self.finished = true;
-        self.ended = Some(now);
         self.last = Some(now);
+        // One of entries alone does not put off the proof of contacts.
+        if self.contacts != Outcome::Unknown {
+            self.ended = Some(now);
+        }
         Next::Conclude
     }
 
@@ -378,122 +376,5 @@ impl Stage {
             Some(at) => self.last.plus_ms(quiet).min(at.plus_ms(at_most)),
             None => self.last.plus_ms(SILENCE_MS),
         }
-    }
-}
-
-/// Draws the consequences of a finished pull: what the server has dropped is removed, what it lacks
-/// is queued. Or tells what has to come first.
-pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdict {
-    let now_s = cx.now.wall.0 / 1_000;
-    let mut absent = absent(peer, facts, cx);
-    if planted::on(Bug::AbsenceIgnored) {
-        absent.lacking.extend(absent.gone.drain(..).map(|(slot, _)| slot));
-    }
-    let many = absent.gone.len() > MANY_ABSENT && absent.gone.len() * 5 > peer.book.len();
-    if many && peer.pull.suspected == 0 {
-        peer.pull.suspected = absent.gone.len();
-        let text = format!(
-            "{}: {} of {} cells are missing from its dump; asking once more before they are removed",
-            peer.uri,
-            absent.gone.len(),
-            peer.book.len()
-        );
-        cx.log(Level::Warn, text);
-        return Verdict::AskAgain;
-    }
-    // A stream loses nothing.
-    let datagrams = peer.address.transport == SipTransport::Udp;
-    if !absent.gone.is_empty() && datagrams && peer.pull.echoes == Echoes::Unwanted {
-        return Verdict::Prove;
-    }
-    peer.pull.suspected = 0;
-    for (slot, order) in absent.gone {
-        peer.book.remove(slot);
-        usrloc_in::remove_absent(peer, slot, order, cx);
-        cx.stats.dmq_absences += 1;
-    }
-    let told = |slot: &Slot| peer.book.get(*slot).is_some_and(|e| e.proof == Proof::Answered);
-    let refused = absent.lacking.iter().any(told);
-    peer.pull.fruitless = if refused { peer.pull.fruitless + 1 } else { 0 };
-    for slot in absent.lacking {
-        peer.book.remove(slot);
-    }
-    for slot in absent.unseen {
-        peer.book.waive_proof(slot);
-    }
-    peer.settle_doubts(cx.replica, cx.now.mono);
-    peer.drop_old_touches(cx.now.mono);
-    peer.ask_first = false;
-    if peer.pull.is_complete() {
-        if peer.comeback.look_at.is_none() {
-            peer.forget_repeated();
-        }
-        peer.gap = false;
-        peer.comeback.again = false;
-        peer.figures.last_sync = Some(now_s);
-    } else {
-        let wait = 60_000;
-        peer.pull.retry_at = Some(cx.now.mono.plus_ms(wait));
-        let text = format!("{}: its dump arrived with gaps; trying again in {} s", peer.uri, wait / 1_000);
-        cx.log(Level::Warn, text);
-    }
-    enqueue_lacking(peer, cx);
-    Verdict::Over
-}
-
-struct Absent {
-    /// Removed at the server while we could not hear it.
-    gone: Vec<(Slot, Order)>,
-    /// Not there, and no proof that they ever were, or newer elsewhere.
-    lacking: Vec<Slot>,
-    /// No dump shows them: entries without an expiry in a table whose entries expire (docs/kdmq.md, 9.8).
-    unseen: Vec<Slot>,
-}
-
-fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
-    // A dump that may have exhausted its server proves an absence only if the next message of the same process followed
-    // right behind its last one.
-    let sure = peer.book.contacts() / peer.batch <= SURE_MESSAGES || peer.pull.tail_seen;
-    let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new() };
-    for (slot, entry) in peer.book.iter() {
-        let Some(cell) = cx.replica.cell(slot) else { continue };
-        let complete = match cell.table {
-            location::TABLE => peer.pull.contacts,
-            _ => peer.pull.entries,
-        };
-        let shown = entry.shown_in >= peer.pull.number || peer.live_lately.contains(slot);
-        let doubtful = cell.table == location::TABLE && !sure;
-        if shown || complete != Outcome::Complete || !peer.pull.heard_since || doubtful {
-            continue;
-        }
-        let expires = |name: &str| matches!(facts.of(cx.config, peer.id, name), Expiry::After(_));
-        if cell.deadline.is_none() && cell.body.is_some() && htable::name(cell.table).is_some_and(expires) {
-            found.unseen.push(slot);
-            continue;
-        }
-        let current = entry.held == Some(Version::from(cell.order)) && cell.is_live(cx.now.wall);
-        if entry.proof == Proof::Seen && current && !peer.doubts.removed(slot) {
-            found.gone.push((slot, cell.order));
-        } else {
-            found.lacking.push(slot);
-        }
-    }
-    found
-}
-
-/// Queues every cell that the server is not known to hold; rendering skips what needs no telling.
-pub(crate) fn enqueue_lacking(peer: &mut Peer, cx: &Cx<'_>) {
-    let lacking: Vec<Slot> = cx
-        .replica
-        .scan(None, usize::MAX)
-        .filter(|(slot, cell)| {
-            let known = peer.book.get(*slot);
-            let holds = peer.book.holds(*slot, cell.order.into());
-            !holds && (known.is_some() || cell.is_live(cx.now.wall))
-        })
-        .map(|(slot, _)| slot)
-        .collect();
-    for slot in lacking {
-        peer.feed.enqueue(slot);
     }
 }

@@ -287,8 +287,7 @@ fn learn_of(peer: &mut Peer, action: &htable::Action<'_>, facts: &Facts, cx: &Cx
 fn asked_for_all(peer: &mut Peer, channel: DataChannel, cx: &Cx<'_>) {
     let slots: Vec<Slot> = cx
         .replica
-        .scan(None, usize::MAX)
-        .filter(|(_, cell)| (cell.table == location::TABLE) == (channel == DataChannel::Usrloc))
+        .scan_tables(|table| (table == location::TABLE) == (channel == DataChannel::Usrloc))
         .filter(|(slot, cell)| cell.is_live(cx.now.wall) || peer.book.get(*slot).is_some())
         .map(|(slot, _)| slot)
         .collect();

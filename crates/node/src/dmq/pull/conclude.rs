@@ -1,0 +1,135 @@
+//! What a finished pull shows that the server lacks.
+//!
+//! Invariant: see [`super`]; whatever is not known to be held is queued afterwards.
+
+use crdt::planted::{self, Bug};
+use crdt::{Order, Slot};
+use tables::{htable, location};
+
+use super::{Echoes, MANY_ABSENT, Outcome, SURE_MESSAGES, Verdict};
+use crate::config::SipTransport;
+use crate::cx::Cx;
+use crate::dmq::book::{Proof, Version};
+use crate::dmq::facts::{Expiry, Facts};
+use crate::dmq::peer::Peer;
+use crate::dmq::usrloc_in;
+use crate::io::Level;
+
+/// Draws the consequences of a finished pull: what the server has dropped is removed, what it lacks
+/// is queued. Or tells what has to come first.
+pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdict {
+    let now_s = cx.now.wall.0 / 1_000;
+    let mut absent = absent(peer, facts, cx);
+    if planted::on(Bug::AbsenceIgnored) {
+        absent.lacking.extend(absent.gone.drain(..).map(|(slot, _)| slot));
+    }
+    let many = absent.gone.len() > MANY_ABSENT && absent.gone.len() * 5 > peer.book.len();
+    if many && peer.pull.suspected == 0 {
+        peer.pull.suspected = absent.gone.len();
+        let text = format!(
+            "{}: {} of {} cells are missing from its dump; asking once more before they are removed",
+            peer.uri,
+            absent.gone.len(),
+            peer.book.len()
+        );
+        cx.log(Level::Warn, text);
+        return Verdict::AskAgain;
+    }
+    // A stream loses nothing.
+    let datagrams = peer.address.transport == SipTransport::Udp;
+    if !absent.gone.is_empty() && datagrams && peer.pull.echoes == Echoes::Unwanted {
+        return Verdict::Prove;
+    }
+    peer.pull.suspected = 0;
+    for (slot, order) in absent.gone {
+        peer.book.remove(slot);
+        usrloc_in::remove_absent(peer, slot, order, cx);
+        cx.stats.dmq_absences += 1;
+    }
+    let told = |slot: &Slot| peer.book.get(*slot).is_some_and(|e| e.proof == Proof::Answered);
+    let refused = absent.lacking.iter().any(told);
+    if refused || peer.pull.contacts != Outcome::Unknown {
+        peer.pull.fruitless = if refused { peer.pull.fruitless + 1 } else { 0 };
+    }
+    for slot in absent.lacking {
+        peer.book.remove(slot);
+    }
+    for slot in absent.unseen {
+        peer.book.waive_proof(slot);
+    }
+    peer.settle_doubts(cx.replica, cx.now.mono);
+    peer.drop_old_touches(cx.now.mono);
+    peer.ask_first = false;
+    if peer.pull.is_complete() {
+        if peer.comeback.look_at.is_none() {
+            peer.forget_repeated();
+        }
+        peer.gap = false;
+        peer.comeback.again = false;
+        peer.figures.last_sync = Some(now_s);
+    } else {
+        let wait = 60_000;
+        peer.pull.retry_at = Some(cx.now.mono.plus_ms(wait));
+        let text = format!("{}: its dump arrived with gaps; trying again in {} s", peer.uri, wait / 1_000);
+        cx.log(Level::Warn, text);
+    }
+    enqueue_lacking(peer, cx);
+    Verdict::Over
+}
+
+struct Absent {
+    /// Removed at the server while we could not hear it.
+    gone: Vec<(Slot, Order)>,
+    /// Not there, and no proof that they ever were, or newer elsewhere.
+    lacking: Vec<Slot>,
+    /// No dump shows them: entries without an expiry in a table whose entries expire (docs/kdmq.md, 9.8).
+    unseen: Vec<Slot>,
+}
+
+fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
+    // A dump that may have exhausted its server proves an absence only if its process was heard right behind its end.
+    let sure = peer.book.contacts() / peer.batch <= SURE_MESSAGES || peer.pull.tail_seen;
+    let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new() };
+    for (slot, entry) in peer.book.iter() {
+        if entry.shown_in >= peer.pull.number || peer.live_lately.contains(slot) {
+            continue;
+        }
+        let (complete, doubtful) = match cx.replica.table_of(slot) {
+            Some(location::TABLE) => (peer.pull.contacts, !sure),
+            _ => (peer.pull.entries, false),
+        };
+        if complete != Outcome::Complete || !peer.pull.heard_since || doubtful {
+            continue;
+        }
+        let Some(cell) = cx.replica.cell(slot) else { continue };
+        let expires = |name: &str| matches!(facts.of(cx.config, peer.id, name), Expiry::After(_));
+        if cell.deadline.is_none() && cell.body.is_some() && htable::name(cell.table).is_some_and(expires) {
+            found.unseen.push(slot);
+            continue;
+        }
+        let current = entry.held == Some(Version::from(cell.order)) && cell.is_live(cx.now.wall);
+        if entry.proof == Proof::Seen && current && !peer.doubts.removed(slot) {
+            found.gone.push((slot, cell.order));
+        } else {
+            found.lacking.push(slot);
+        }
+    }
+    found
+}
+
+/// Queues every cell that the server is not known to hold; rendering skips what needs no telling.
+pub(crate) fn enqueue_lacking(peer: &mut Peer, cx: &Cx<'_>) {
+    let lacking: Vec<Slot> = cx
+        .replica
+        .scan(None, usize::MAX)
+        .filter(|(slot, cell)| {
+            let known = peer.book.get(*slot);
+            let holds = peer.book.holds(*slot, cell.order.into());
+            !holds && (known.is_some() || cell.is_live(cx.now.wall))
+        })
+        .map(|(slot, _)| slot)
+        .collect();
+    for slot in lacking {
+        peer.feed.enqueue(slot);
+    }
+}
