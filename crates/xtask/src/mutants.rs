@@ -33,7 +33,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Reads the arguments after `mutants`.
     pub(crate) fn read(args: &[String]) -> Option<Self> {
-        let mut plan = Self { seeds: 100, runs: 1_000, scenario: "all".to_owned(), minutes: 5, bugs: Vec::new() };
+        let mut plan = Self { seeds: 5, runs: 1_000, scenario: "all".to_owned(), minutes: 5, bugs: Vec::new() };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match arg.as_str() {
