@@ -47,7 +47,7 @@ struct OnWire {
     beyond: Vec<(u64, u64)>,
 }
 
-/// As a list of [`OnWire`], in the order of origins.
+/// As a list of (origin, prefix, ranges), in the order of origins.
 impl Serialize for Clock {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut list = serializer.serialize_seq(Some(self.origins().count()))?;
