@@ -1,8 +1,8 @@
 //! What is not certain of a server that was silent, or could not hear us, and is there again.
 //!
 //! It repeats what it said meanwhile, in any order, and it may still take us for gone for a moment. So it is asked for
-//! everything a second time, when nothing of that can be under way any more. Invariant: about what it may have repeated it is
-//! told nothing before that dump has shown what it has.
+//! everything a second time, when nothing of that can be under way any more. Invariant: what that dump shows of what it may have
+//! repeated is later than the repeated words.
 
 use std::collections::BTreeMap;
 
@@ -105,10 +105,7 @@ impl Peer {
 
     /// A dump has shown what its repeated words were worth.
     pub(crate) fn forget_repeated(&mut self) {
-        self.comeback.removed.clear();
-        for slot in std::mem::take(&mut self.comeback.repeated).into_keys() {
-            self.feed.enqueue(slot);
-        }
+        self.comeback.clear();
     }
 
     /// Asks once more when it is time (see [`Peer::came_back`]).
@@ -123,13 +120,5 @@ impl Peer {
                 DmqMode::Mesh => self.doubts.doubt_all(now),
             }
         }
-    }
-
-    /// Whether it is not yet known what it has there: it may have repeated an old word about an entry whose newer state it
-    /// holds, and telling it the old one would destroy that. Its next dump shows.
-    pub(crate) fn is_in_doubt(&self, slot: Slot) -> bool {
-        let asked = self.comeback.again || self.pull.is_open();
-        let shows = self.comeback.look_at.is_some() || asked && self.pull.retry_at().is_none();
-        shows && self.comeback.repeated.contains_key(&slot)
     }
 }

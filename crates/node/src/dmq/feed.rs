@@ -319,9 +319,6 @@ fn render(peer: &mut Peer, slot: Slot, beside: usize, facts: &Facts, cx: &mut Cx
     if peer.book.holds(slot, version) || (!live && entry.is_none() && !peer.feed.may_reach(slot)) {
         return None;
     }
-    if peer.is_in_doubt(slot) {
-        return None;
-    }
     if cell.table == location::TABLE {
         if location::parse_member(cell.member) != Member::Device {
             return None;
