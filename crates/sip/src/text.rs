@@ -74,22 +74,6 @@ pub(crate) fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Appends a number as decimal digits.
-pub(crate) fn push_number(number: u16, out: &mut Vec<u8>) {
-    let mut digits = [0; 5];
-    let mut at = digits.len();
-    let mut rest = number;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(at..).unwrap_or_default());
-}
-
 /// The number that exactly 16 hexadecimal digits in lower case are.
 pub(crate) fn number_hex(text: &[u8]) -> Option<u64> {
     let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');

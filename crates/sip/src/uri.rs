@@ -1,6 +1,7 @@
 //! `sip:` and `sips:` URIs (RFC 3261 section 19.1) and their canonical text.
 
 use std::fmt;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nom::Parser;
@@ -151,8 +152,8 @@ impl<'a> Uri<'a> {
             _ => out.extend(self.host.0.iter().map(u8::to_ascii_lowercase)),
         }
         if let Some(port) = self.port {
-            out.push(b':');
-            text::push_number(port, &mut out);
+            // Writing to a vector cannot fail.
+            let _ = write!(out, ":{port}");
         }
         for (name, value) in sorted(self.params.iter().map(|param| (param.name, param.value)), true) {
             push_pair(b';', &name, value.as_deref(), &mut out);
