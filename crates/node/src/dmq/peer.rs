@@ -181,6 +181,11 @@ impl Contests {
         }
     }
 
+    /// Whether the cell is contested.
+    pub(crate) fn contains(&self, slot: Slot) -> bool {
+        self.due.contains_key(&slot)
+    }
+
     /// The cell is forgotten.
     pub(crate) fn remove(&mut self, slot: Slot) {
         if let Some(due) = self.due.remove(&slot) {

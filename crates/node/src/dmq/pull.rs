@@ -193,10 +193,15 @@ impl Pull {
         self.last = self.stage.take().map(|stage| stage.last).or(self.last);
     }
 
-    /// What dump a message that comes now may belong to.
+    /// Whether this pull has asked for contacts.
+    fn asks_contacts(&self) -> bool {
+        self.contacts != Outcome::Unknown || self.stage.as_ref().is_some_and(|s| s.ask == DataChannel::Usrloc)
+    }
+
+    /// What dump a contact that comes now may belong to.
     pub(crate) fn dump(&self, now: Mono) -> Dump {
         match self.last {
-            _ if self.is_open() => Dump::Open,
+            _ if self.is_open() && self.asks_contacts() => Dump::Open,
             Some(last) if now.ms_since(last) < LATE_MS => Dump::Late,
             _ => Dump::No,
         }

@@ -154,8 +154,10 @@ impl Dmq {
                 usrloc::Action::Sync => asked_for_all(peer, DataChannel::Usrloc, cx),
             }
         }
-        if !dump {
-            let about = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
+        // What counts as dumped may be live, of a process that has not spoken before.
+        let fresh = |action: &&usrloc::Action<'_>| !dump || usrloc_in::is_fresh(action, cx.now.wall);
+        let about: Vec<Slot> = batch.actions.iter().filter(fresh).filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
+        if !about.is_empty() {
             self.crossed(id, about, said, Peer::contested, cx);
         }
         Reply { code: 200, body: None, promises: true }

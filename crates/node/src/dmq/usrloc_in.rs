@@ -49,6 +49,12 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     }
 }
 
+/// Whether a contact was written just now, by the server's clock and ours, and so perhaps told to others in this moment.
+pub(crate) fn is_fresh(action: &kdmq::usrloc::Action<'_>, now: Wall) -> bool {
+    const JUST_S: u64 = 3;
+    matches!(action, kdmq::usrloc::Action::Update(row) if row.contact.last_modified.abs_diff(now.0 / 1_000) <= JUST_S)
+}
+
 /// Whether a live message about a contact was lost at first. Contacts are stamped in seconds.
 fn is_late(peer: &mut Peer, contact: &Contact<'_>, cx: &Cx<'_>) -> bool {
     const LATE_MS: u64 = 3_000;

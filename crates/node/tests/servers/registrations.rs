@@ -1,6 +1,8 @@
 //! Contacts of two servers that share one node.
 
-use crate::world::two;
+use starling_node::config::DmqMode;
+
+use crate::world::{World, config, two};
 
 const A: &str = "sip:alice@192.0.2.1:5060";
 const B: &str = "sip:alice@192.0.2.2:5060";
@@ -106,4 +108,51 @@ fn the_same_contact_registered_at_both_servers_at_once_is_removed_at_both_under_
     assert!(world.server(k1).holds("alice").is_empty());
     assert!(world.server(k2).holds("alice").is_empty());
     assert!(world.shows("alice").is_empty());
+}
+
+#[test]
+fn a_set_that_a_servers_worker_applies_behind_the_removal_that_another_server_told_it_is_removed_again() {
+    let (mut world, k1, k2) = two();
+    world.server(k1).knows = vec![k2];
+    world.server(k2).knows = vec![k1];
+    world.run_ms(12_000);
+    let wall = world.wall_s();
+    let ruid = world.server(k2).register("alice", A, "c1", 1, 600, wall);
+    let late = world.server(k2).contacts[&("alice".to_owned(), ruid)].clone();
+    world.run_ms(5);
+    world.server(k2).unregister("alice", A);
+    world.run_ms(300);
+    world.server(k1).store("alice".into(), late);
+    world.run_ms(1_000);
+    assert!(world.server(k1).holds("alice").is_empty());
+    assert!(world.shows("alice").is_empty());
+}
+
+#[test]
+fn a_server_is_told_the_winner_over_what_a_process_of_another_one_said_that_may_have_been_dumping() {
+    let mut config = config();
+    config.dmq.mode = DmqMode::Mesh;
+    let mut world = World::new(config);
+    let k2 = world.start("127.0.0.12:5060");
+    world.run_ms(8_000);
+    let wall = world.wall_s();
+    world.server(k2).register("bob", B, "c", 1, 600, wall);
+    let k1 = world.start("127.0.0.11:5060");
+    world.server(k1).knows = vec![k2];
+    world.server(k2).knows = vec![k1];
+    world.run_ms(100);
+    for (round, server) in [k2, k1, k2].into_iter().enumerate() {
+        let wall = world.wall_s();
+        world.server(server).register("alice", A, &format!("{server}-{round}"), 1, 600, wall);
+        world.run_ms(1);
+    }
+    // The one has applied the other's last word behind its own.
+    let late = world.server(k1).contacts.values().find(|c| *c.uri == A).unwrap().clone();
+    world.server(k2).store("alice".into(), late);
+    world.run_ms(20_000);
+    let winner = world.node.location(b"alice", world.now())[0].callid.to_string();
+    for server in [k1, k2] {
+        let held = world.server(server).contacts.values().find(|c| *c.uri == A).unwrap();
+        assert_eq!(held.callid.to_string(), winner, "{server}");
+    }
 }

@@ -42,6 +42,8 @@ pub(crate) struct Server {
     seen: BTreeSet<String>,
     next_ping: u64,
     heard_of_node: bool,
+    /// The servers that it knows, and so tells its changes itself.
+    pub(crate) knows: Vec<SocketAddr>,
     /// An old ping of it ran into its timeout: it sends the node no updates until the node's next ping.
     pub(crate) pending: bool,
     pub(crate) outbox: Vec<Vec<u8>>,
@@ -68,6 +70,7 @@ impl Server {
             seen: Default::default(),
             next_ping: 0,
             heard_of_node: false,
+            knows: Vec::new(),
             pending: false,
             outbox: Vec::new(),
             now_ms: 0,
@@ -133,7 +136,8 @@ impl Server {
 
     fn list(&self) -> Vec<u8> {
         let node = if self.heard_of_node { format!("sip:{NODE};status=active\r\n") } else { String::new() };
-        format!("{node}sip:{};status=active\r\n", self.addr).into_bytes()
+        let known: String = self.knows.iter().map(|server| format!("sip:{server};status=active\r\n")).collect();
+        format!("{node}sip:{};status=active\r\n{known}", self.addr).into_bytes()
     }
 
     pub(crate) fn receive(&mut self, bytes: &[u8], wall_s: u64) {
@@ -222,7 +226,7 @@ impl Server {
     }
 
     /// As 5.6: by ruid, else by URI under the old ruid, else new.
-    fn store(&mut self, aor: String, contact: Contact<'static>) {
+    pub(crate) fn store(&mut self, aor: String, contact: Contact<'static>) {
         let by_uri = self
             .contacts
             .iter()

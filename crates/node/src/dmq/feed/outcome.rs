@@ -64,6 +64,13 @@ fn stored(peer: &mut Peer, item: &Item, cx: &mut Cx<'_>) -> Option<Request> {
             peer.book.note(item.slot, note, cx.now.mono);
             None
         }
+        // It will be told once more, for which the ruid is needed.
+        What::Gone if peer.contests.contains(item.slot) => {
+            let value = peer.book.get(item.slot).map_or(0, |e| e.value);
+            let note = Note { held, proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
+            peer.book.note(item.slot, note, cx.now.mono);
+            None
+        }
         What::Gone => {
             if !peer.feed.open.get(&item.slot).is_some_and(|o| o.again) {
                 peer.book.remove(item.slot);
