@@ -32,6 +32,8 @@ impl Dmq {
             let dropped = change.cause == Cause::Forgotten && orphans::was_alive(change, cx.now.wall);
             let mut orphans = Vec::new();
             let told = self.lend_told(change, cx);
+            let several = cx.replica.cell(change.slot).filter(|_| change.cause == Cause::Pushed);
+            let several = several.and_then(|c| self.spoken.several((c.table, c.key, c.member), cx.now.mono));
             for peer in self.peers.values_mut() {
                 match change.cause {
                     Cause::Forgotten => {
@@ -56,7 +58,7 @@ impl Dmq {
                         requests::keep_ruid(peer, change, cx);
                         peer.hasten_contest(change.slot, cx.now.mono);
                         let direct = told.as_ref().is_some_and(|told| told.to(peer));
-                        if peer.owned && !(direct && requests::presume(peer, change, cx)) {
+                        if peer.owned && !(direct && requests::presume(peer, change, several, cx)) {
                             peer.hold_removal(change.slot, cx.replica);
                             peer.feed.enqueue(change.slot);
                         }

@@ -40,6 +40,7 @@ mod peer;
 mod pull;
 mod requests;
 mod shelf;
+mod spoken;
 mod usrloc_in;
 mod views;
 
@@ -60,6 +61,7 @@ pub(crate) use usrloc_in::{contact_of, drop_aliases};
 use self::owner::Holding;
 use self::peer::Phase;
 use self::pull::{Next, Verdict};
+use self::spoken::Spoken;
 use crate::config::{Config, DmqMode};
 use crate::cx::Cx;
 use crate::front::{Front, Outgoing};
@@ -144,6 +146,8 @@ pub(crate) struct Dmq {
     next_id: u32,
     facts: Facts,
     holding: Holding,
+    /// What those servers have said lately.
+    spoken: Spoken,
     lease_cursor: Option<crdt::Slot>,
     lease_at: Mono,
     /// SIP addresses of the other Starling nodes.
@@ -171,6 +175,7 @@ impl Dmq {
             next_id: 1,
             facts: Facts::default(),
             holding: Holding::default(),
+            spoken: Spoken::default(),
             lease_cursor: None,
             lease_at: now,
             nodes: Vec::new(),

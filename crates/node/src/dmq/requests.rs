@@ -14,6 +14,7 @@ use super::facts::{Expiry, Facts};
 use super::life::{Dump, Sign};
 use super::owner::HeldMessage;
 use super::peer::{Address, Peer, PeerId};
+use super::spoken::Word;
 use super::{DataChannel, Dmq, How, Sender, htable_in, mark, usrloc_in};
 use crate::config::SipTransport;
 use crate::cx::Cx;
@@ -129,6 +130,7 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Usrloc, body, cx);
+            batch.actions.iter().filter_map(Word::of_contact).for_each(|word| self.spoken.heard(word, cx.now.mono));
             let about = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
             self.crossed(id, about, said, Peer::contested_elsewhere, cx);
             // It may be applied before this input is over: the first message of a server makes it ours.
@@ -176,6 +178,7 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Htable, body, cx);
+            Word::of_entry(&action).into_iter().for_each(|word| self.spoken.heard(word, cx.now.mono));
             let about = htable_in::slot_of(&action, cx).into_iter().collect();
             self.crossed(id, about, said, Peer::contested_elsewhere, cx);
             return Reply { code: 200, body: None, promises: true };
@@ -356,8 +359,8 @@ pub(crate) fn keep_ruid(peer: &mut Peer, change: &Change, cx: &Cx<'_>) {
 }
 
 /// Another server tells this one its changes directly. Returns whether that will do, so that we need
-/// not tell it too.
-pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
+/// not tell it too. `several`: that this is what is left of several words, the last one of which named this ruid.
+pub(crate) fn presume(peer: &mut Peer, change: &Change, several: Option<&[u8]>, cx: &Cx<'_>) -> bool {
     if !matches!(change.cause, Cause::Local | Cause::Pushed) {
         return false;
     }
@@ -365,9 +368,16 @@ pub(crate) fn presume(peer: &mut Peer, change: &Change, cx: &Cx<'_>) -> bool {
     if peer.feed.is_pending(change.slot) {
         return false;
     }
-    if matches!(peer.book.fresh(change.slot, cx.now.mono), Some(Proof::Seen | Proof::Told)) {
+    let fresh = matches!(peer.book.fresh(change.slot, cx.now.mono), Some(Proof::Seen | Proof::Told));
+    if fresh || several.is_some() {
         // Its own message may cross this one, or its workers may apply two of the other server's in the wrong order.
         peer.contested(change.slot, cx.now.mono);
+    }
+    if let (Some(ruid), None, None) = (several, cell.body, peer.book.get(change.slot)) {
+        // What the removal followed may arrive after it.
+        let ruid = if ruid.is_empty() { Ruid::AsHeld } else { Ruid::Own(ruid) };
+        let note = Note { held: None, proof: Proof::Answered, ruid, value: 0, pull: None };
+        peer.book.note(change.slot, note, cx.now.mono);
     }
     // It may not have applied it when a dump is asked for in this moment.
     peer.touched(change.slot, cx.now.mono);
