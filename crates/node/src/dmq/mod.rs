@@ -407,7 +407,7 @@ impl Peer {
 
     /// When a pull may start that only proves what the server holds.
     fn proof_due(&self, mode: DmqMode) -> Option<Mono> {
-        let cheap_at = |fed| self.pull.may_verify_at(fed, self.dump_messages());
+        let cheap_at = |fed| self.pull.may_verify_at(fed, self.book.len() as u64, self.dump_messages());
         // Something that it holds is not proven, and everything else is quiet.
         let unproven = mode == DmqMode::Bridge && self.book.unproven() > 0 && self.feed.is_idle();
         let unproven = unproven.then(|| cheap_at(self.feed.answered_at())).flatten();

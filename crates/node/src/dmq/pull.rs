@@ -351,17 +351,19 @@ impl Pull {
     }
 
     /// When a pull that only proves what the server holds is cheap enough: a moment after the last answer to a feed, and
-    /// such that it costs the server neither many transactions nor much of its time. `messages` is what its dump takes at least.
-    pub(crate) fn may_verify_at(&self, fed: Option<Mono>, messages: u64) -> Option<Mono> {
-        // Ten messages a second at most: about what its phones cost it.
+    /// such that it costs the server neither many transactions nor much of its time. `rows` are expected, in no fewer than
+    /// `messages`.
+    pub(crate) fn may_verify_at(&self, fed: Option<Mono>, rows: u64, messages: u64) -> Option<Mono> {
+        // Ten messages and two hundred rows a second at most: about what its phones cost it.
         const PER_MESSAGE_MS: u64 = 100;
+        const PER_ROW_MS: u64 = 5;
         const SHARE: u64 = 50;
         const BETWEEN_MS: u64 = 3_000;
         const AFTER_FEED_MS: u64 = 1_000;
         let work = self.took_ms * SHARE;
         let ended = self.ended.filter(|_| self.finished && messages <= CHEAP_MESSAGES)?;
         let between = BETWEEN_MS << self.fruitless.min(8);
-        let rested = ended.plus_ms(between.max(work).max(messages * PER_MESSAGE_MS));
+        let rested = ended.plus_ms(between.max(work).max(messages * PER_MESSAGE_MS).max(rows * PER_ROW_MS));
         Some(fed.map_or(rested, |fed| rested.max(fed.plus_ms(AFTER_FEED_MS))))
     }
 }
