@@ -200,14 +200,14 @@ impl Run {
             Event::SipStream { conn, bytes } if self.core.tcp.has(conn) => {
                 self.input(Input::SipStream { conn, bytes: &bytes }, now);
             }
-            Event::SipClosed { conn } if self.core.tcp.has(conn) => self.sip_closed(conn, now),
+            Event::SipClosed { conn, whole } if self.core.tcp.has(conn) => self.sip_closed(conn, whole, now),
             _ => {}
         }
     }
 
-    fn sip_closed(&mut self, conn: ConnId, now: Now) {
+    fn sip_closed(&mut self, conn: ConnId, whole: bool, now: Now) {
         self.core.tcp.close(conn);
-        self.input(Input::SipClosed { conn }, now);
+        self.input(Input::SipClosed { conn, whole }, now);
     }
 
     fn persisted(&mut self, batch: u64, result: Result<(), String>, now: Now) {

@@ -45,7 +45,7 @@ pub(crate) enum Event {
     /// See [`node::Input::SipStream`].
     SipStream { conn: ConnId, bytes: Bytes },
     /// See [`node::Input::SipClosed`].
-    SipClosed { conn: ConnId },
+    SipClosed { conn: ConnId, whole: bool },
     /// The disk is done with a batch.
     Persisted { batch: u64, result: Result<(), String> },
     /// Somebody wants something written and told.
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     fn closed(conn: u64) -> Event {
-        Event::SipClosed { conn: ConnId(conn) }
+        Event::SipClosed { conn: ConnId(conn), whole: true }
     }
 
     fn soon() -> Instant {

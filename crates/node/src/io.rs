@@ -167,6 +167,8 @@ pub enum Input<'a> {
     SipClosed {
         /// Which connection.
         conn: ConnId,
+        /// Whether the peer ended it in order: everything that it has sent has come.
+        whole: bool,
     },
     /// The batch and all before it are on disk, fsynced.
     Persisted {

@@ -118,7 +118,10 @@ impl Node {
                 let parts = (&mut self.dmq, &mut self.front, &mut self.journal);
                 streamed(conn, bytes, parts, &mut cx);
             }
-            Input::SipClosed { conn } => self.front.closed(conn),
+            Input::SipClosed { conn, whole } => {
+                let whole = self.front.closed(conn, whole);
+                self.dmq.stream_closed(conn, whole);
+            }
             Input::Persisted { batch } => {
                 if self.journal.persisted(batch, &mut cx) {
                     self.mesh.persisted();
@@ -256,6 +259,9 @@ fn streamed(conn: ConnId, bytes: &[u8], (dmq, front, journal): (&mut Dmq, &mut F
         let path: Path = path;
         let arrival = front.message(&message, peer, path, cx);
         arrived(arrival, dmq, front, journal, cx);
+    }
+    if !front.has(conn) {
+        dmq.stream_closed(conn, false);
     }
 }
 

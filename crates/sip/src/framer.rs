@@ -47,6 +47,11 @@ impl StreamFramer {
         }
     }
 
+    /// Whether nothing waits for more bytes: the stream may end here.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+    }
+
     /// The next whole message, not yet parsed; `None` until more bytes come.
     ///
     /// # Errors

@@ -107,9 +107,9 @@ impl Connections {
                 }
                 Ok(Err(error)) => {
                     tracing::debug!("cannot connect to {to} over TCP: {error}");
-                    inbox.push_behind(Event::SipClosed { conn });
+                    inbox.push_behind(Event::SipClosed { conn, whole: false });
                 }
-                Err(_) => inbox.push_behind(Event::SipClosed { conn }),
+                Err(_) => inbox.push_behind(Event::SipClosed { conn, whole: false }),
             }
         });
     }
@@ -120,7 +120,7 @@ impl Connections {
         if !handle.send(bytes) {
             tracing::warn!("closed a SIP TCP connection: more than {} MiB wait to be written to it", MAX_QUEUED >> 20);
             self.open.insert(conn, None);
-            self.inbox.push_behind(Event::SipClosed { conn });
+            self.inbox.push_behind(Event::SipClosed { conn, whole: false });
         }
     }
 
@@ -170,16 +170,17 @@ async fn serve(conn: ConnId, stream: TcpStream, queue: Queue, inbox: &Inbox) {
     let (reader, writer) = stream.into_split();
     let mut write = std::pin::pin!(write(writer, queue));
     let peer_ended = tokio::select! {
-        () = read(conn, reader, inbox) => true,
-        () = &mut write => false,
+        whole = read(conn, reader, inbox) => Some(whole),
+        () = &mut write => None,
     };
-    inbox.push_behind(Event::SipClosed { conn });
-    if peer_ended {
+    inbox.push_behind(Event::SipClosed { conn, whole: peer_ended == Some(true) });
+    if peer_ended.is_some() {
         write.await;
     }
 }
 
-async fn read(conn: ConnId, mut reader: OwnedReadHalf, inbox: &Inbox) {
+/// Reads until there is nothing more; whether that was the peer's end of it.
+async fn read(conn: ConnId, mut reader: OwnedReadHalf, inbox: &Inbox) -> bool {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(READ);
@@ -188,7 +189,7 @@ async fn read(conn: ConnId, mut reader: OwnedReadHalf, inbox: &Inbox) {
                 let bytes = buffer.split().freeze();
                 inbox.push(Event::SipStream { conn, bytes }, size).await;
             }
-            _ => return,
+            read => return matches!(read, Ok(Ok(0))),
         }
     }
 }
@@ -255,7 +256,7 @@ mod tests {
         assert_ne!(gone, addr);
         let conn = ConnId(ConnId::FIRST_DIALED);
         connections.connect(conn, SocketId(0), gone);
-        assert!(matches!(events.next(), Event::SipClosed { conn: closed } if closed == conn));
+        assert!(matches!(events.next(), Event::SipClosed { conn: closed, .. } if closed == conn));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

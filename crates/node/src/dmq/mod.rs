@@ -9,6 +9,7 @@
 //! | `owner` | which of several nodes speaks for it |
 //! | `usrloc_in`, `htable_in`, `counters` | what its messages mean |
 //! | `lateness` | how late its stamped messages are |
+//! | `streams` | its TCP connections, and what they lose |
 //! | `pull` | its dumps, and what they do not show |
 //! | `comeback` | what is not certain after it was silent |
 //! | `doubts` | what others may have told it that we do not know of |
@@ -41,6 +42,7 @@ mod pull;
 mod requests;
 mod shelf;
 mod spoken;
+mod streams;
 mod usrloc_in;
 mod views;
 
@@ -65,7 +67,7 @@ use self::spoken::Spoken;
 use crate::config::{Config, DmqMode};
 use crate::cx::Cx;
 use crate::front::{Front, Outgoing};
-use crate::io::{Level, Mono};
+use crate::io::{ConnId, Level, Mono};
 
 /// The channels that carry data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -254,6 +256,15 @@ impl Dmq {
         }
     }
 
+    /// A TCP connection ended; `whole` if all that was sent on it has come.
+    pub(crate) fn stream_closed(&mut self, conn: ConnId, whole: bool) {
+        for peer in self.peers.values_mut() {
+            if peer.streams.closed(conn, whole) {
+                peer.missed_something();
+            }
+        }
+    }
+
     /// Sends what may be sent.
     pub(crate) fn pump(&mut self, front: &mut Front, cx: &mut Cx<'_>) {
         if !self.attending {
@@ -312,7 +323,8 @@ impl Dmq {
             let contest = peer.contests.next();
             let again = peer.comeback.look_at.filter(|_| !peer.pull.is_open());
             let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
-            let news = [pull, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min();
+            let absences = peer.streams.due_at().filter(|_| peer.is_served());
+            let news = [pull, absences, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min();
             [ping, contest, again, news.filter(|_| self.attending)].into_iter().flatten().min()
         };
         self.peers.values().filter_map(of).chain([self.lease_at]).min().unwrap_or(Mono(u64::MAX))
@@ -322,6 +334,9 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if !self.attending || !peer.is_served() {
             return;
+        }
+        if let Some(got) = peer.streams.due(cx.now.mono) {
+            pull::conclude_absences(peer, &got, &self.facts, cx);
         }
         match peer.pull.look(cx.now.mono) {
             Next::Send(channel) => ask(peer, channel, front, cx),
@@ -421,6 +436,7 @@ impl Peer {
 fn start_pull(peer: &mut Peer, everything: bool, front: &mut Front, cx: &mut Cx<'_>) {
     peer.drop_old_touches(cx.now.mono);
     let careful = peer.book.len() > 0;
+    peer.streams.asked();
     let channel = peer.pull.start(everything, careful, cx.now.mono);
     ask(peer, channel, front, cx);
 }

@@ -17,6 +17,7 @@ use super::lateness::Lateness;
 use super::life::Life;
 use super::owner::HOLD_MS;
 use super::pull::Pull;
+use super::streams::Streams;
 use crate::config::SipTransport;
 use crate::cx::Cx;
 use crate::io::{Mono, SocketId};
@@ -130,6 +131,7 @@ pub(crate) struct Peer {
     pub(crate) shared: Vec<NodeId>,
     pub(crate) book: Book,
     pub(crate) pull: Pull,
+    pub(crate) streams: Streams,
     pub(crate) feed: Feed,
     /// Cells about which something was said live, by it or to it, since shortly before the pull: a server replicates a
     /// write before it applies it, so a dump may be older than what came just before it was asked for.
@@ -250,6 +252,7 @@ impl Peer {
             shared: Vec::new(),
             book: Book::new(durable),
             pull: Pull::default(),
+            streams: Streams::default(),
             feed: Feed::default(),
             live_lately: SlotMap::default(),
             live_limit: LIVELY_MAX,
@@ -278,6 +281,7 @@ impl Peer {
         }
         self.book.clear();
         self.pull = Pull::default();
+        self.streams.forget_pulls();
         self.feed.clear();
         self.live_lately.clear();
         self.comeback.clear();
@@ -295,6 +299,13 @@ impl Peer {
     pub(crate) fn missed(&mut self) {
         self.gap = true;
         self.ask_first = true;
+    }
+
+    /// Something on its way to us was lost. A dump that is open is not to be waited for: it is asked for again.
+    pub(crate) fn missed_something(&mut self) {
+        self.pull.stop();
+        self.pull.forget_retry();
+        self.missed();
     }
 
     /// How much longer than an ordinary ping's answer its longest request is, bytes. Whatever way loses large datagrams loses

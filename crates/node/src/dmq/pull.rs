@@ -13,9 +13,12 @@
 
 mod conclude;
 
+use std::collections::BTreeSet;
+
+use crdt::Slot;
 use kdmq::life::CallIdCounter as Mark;
 
-pub(crate) use self::conclude::conclude;
+pub(crate) use self::conclude::{conclude, conclude_absences};
 use super::DataChannel;
 use super::life::{Arrived, Dump};
 use crate::io::Mono;
@@ -110,6 +113,18 @@ enum Outcome {
     /// The server has no such channel.
     Absent,
     Partial,
+}
+
+/// What a pull got, as far as absences depend on it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Got {
+    number: u32,
+    contacts: Outcome,
+    entries: Outcome,
+    heard_since: bool,
+    tail_seen: bool,
+    /// What it did not show, and what would be removed for that.
+    gone: BTreeSet<Slot>,
 }
 
 /// Whether large answers arrive.
@@ -340,9 +355,19 @@ impl Pull {
         (self.begun, self.contacts == Outcome::Complete, self.entries == Outcome::Complete)
     }
 
+    fn got(&self) -> Got {
+        let Self { number, contacts, entries, heard_since, tail_seen, .. } = *self;
+        Got { number, contacts, entries, heard_since, tail_seen, gone: BTreeSet::new() }
+    }
+
     /// Whether the last pull got everything.
     pub(crate) fn is_complete(&self) -> bool {
         self.contacts != Outcome::Partial && self.entries != Outcome::Partial
+    }
+
+    /// One that got not everything is tried again at once.
+    pub(crate) fn forget_retry(&mut self) {
+        self.retry_at = None;
     }
 
     /// When a pull that got not everything may be tried again.

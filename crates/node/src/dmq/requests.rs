@@ -18,7 +18,7 @@ use super::spoken::Word;
 use super::{DataChannel, Dmq, How, Sender, htable_in, mark, usrloc_in};
 use crate::config::SipTransport;
 use crate::cx::Cx;
-use crate::front::{Front, Request};
+use crate::front::{Front, Path, Request};
 use crate::io::{Level, Mono};
 
 /// What a request is answered.
@@ -88,6 +88,11 @@ impl Dmq {
             Sign::None | Sign::Same => {}
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
+        if let Path::Tcp { conn, .. } = request.path
+            && peer.streams.heard(conn, cx.now.mono)
+        {
+            peer.missed_something();
+        }
         peer.heard = Some(cx.now.mono);
         peer.longest = peer.longest.max(message.size());
         peer.pull.heard();

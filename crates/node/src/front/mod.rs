@@ -240,20 +240,25 @@ impl Front {
             Ok(bytes) => Some((bytes, conn.peer, Path::Tcp { conn: id, socket: conn.socket })),
             Err(_) => {
                 cx.stats.sip_malformed += 1;
-                self.closed(id);
+                self.closed(id, false);
                 cx.out.push_back(Output::SipClose { conn: id });
                 None
             }
         }
     }
 
-    /// A connection is gone.
-    pub(crate) fn closed(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.remove(&id)
-            && self.dialed.get(&conn.peer) == Some(&id)
-        {
+    /// Whether a connection can be used.
+    pub(crate) fn has(&self, id: ConnId) -> bool {
+        self.conns.contains_key(&id)
+    }
+
+    /// A connection is gone; `whole` if the peer has ended it in order. Returns whether all messages on it have come.
+    pub(crate) fn closed(&mut self, id: ConnId, whole: bool) -> bool {
+        let Some(conn) = self.conns.remove(&id) else { return whole };
+        if self.dialed.get(&conn.peer) == Some(&id) {
             self.dialed.remove(&conn.peer);
         }
+        whole && conn.framer.is_empty()
     }
 
     /// One whole message.

@@ -6,7 +6,7 @@ use crdt::planted::{self, Bug};
 use crdt::{Order, Slot};
 use tables::{htable, location};
 
-use super::{Echoes, MANY_ABSENT, Outcome, SURE_MESSAGES, Verdict};
+use super::{Echoes, Got, MANY_ABSENT, Outcome, SURE_MESSAGES, Verdict};
 use crate::config::SipTransport;
 use crate::cx::Cx;
 use crate::dmq::book::{Proof, Version};
@@ -19,7 +19,7 @@ use crate::io::Level;
 /// is queued. Or tells what has to come first.
 pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdict {
     let now_s = cx.now.wall.0 / 1_000;
-    let mut absent = absent(peer, facts, cx);
+    let mut absent = absent(peer, &peer.pull.got(), facts, cx);
     if planted::on(Bug::AbsenceIgnored) {
         absent.lacking.extend(absent.gone.drain(..).map(|(slot, _)| slot));
     }
@@ -35,17 +35,16 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
         cx.log(Level::Warn, text);
         return Verdict::AskAgain;
     }
-    // A stream loses nothing.
-    let datagrams = peer.address.transport == SipTransport::Udp;
-    if !absent.gone.is_empty() && datagrams && peer.pull.echoes == Echoes::Unwanted {
-        return Verdict::Prove;
+    match peer.address.transport {
+        SipTransport::Udp if !absent.gone.is_empty() && peer.pull.echoes == Echoes::Unwanted => return Verdict::Prove,
+        SipTransport::Tcp if !absent.gone.is_empty() => {
+            let gone = absent.gone.iter().map(|(slot, _)| *slot).collect();
+            peer.streams.wait(Got { gone, ..peer.pull.got() });
+        }
+        SipTransport::Udp => remove(peer, absent.gone, cx),
+        SipTransport::Tcp => {}
     }
     peer.pull.suspected = 0;
-    for (slot, order) in absent.gone {
-        peer.book.remove(slot);
-        usrloc_in::remove_absent(peer, slot, order, cx);
-        cx.stats.dmq_absences += 1;
-    }
     let told = |slot: &Slot| peer.book.get(*slot).is_some_and(|e| e.proof == Proof::Answered);
     let refused = absent.lacking.iter().any(told);
     if refused || peer.pull.contacts != Outcome::Unknown {
@@ -77,6 +76,21 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     Verdict::Over
 }
 
+/// Removes what a pull did not show that is known only now to be whole, and that was not heard of since.
+pub(crate) fn conclude_absences(peer: &mut Peer, got: &Got, facts: &Facts, cx: &mut Cx<'_>) {
+    let mut gone = absent(peer, got, facts, cx).gone;
+    gone.retain(|(slot, _)| got.gone.contains(slot));
+    remove(peer, gone, cx);
+}
+
+fn remove(peer: &mut Peer, gone: Vec<(Slot, Order)>, cx: &mut Cx<'_>) {
+    for (slot, order) in gone {
+        peer.book.remove(slot);
+        usrloc_in::remove_absent(peer, slot, order, cx);
+        cx.stats.dmq_absences += 1;
+    }
+}
+
 struct Absent {
     /// Removed at the server while we could not hear it.
     gone: Vec<(Slot, Order)>,
@@ -86,19 +100,19 @@ struct Absent {
     unseen: Vec<Slot>,
 }
 
-fn absent(peer: &Peer, facts: &Facts, cx: &Cx<'_>) -> Absent {
+fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
     // A dump that may have exhausted its server proves an absence only if its process was heard right behind its end.
-    let sure = peer.book.contacts() / peer.batch <= SURE_MESSAGES || peer.pull.tail_seen;
+    let sure = peer.book.contacts() / peer.batch <= SURE_MESSAGES || got.tail_seen;
     let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new() };
     for (slot, entry) in peer.book.iter() {
-        if entry.shown_in >= peer.pull.number || peer.live_lately.contains(slot) {
+        if entry.shown_in >= got.number || peer.live_lately.contains(slot) {
             continue;
         }
         let (complete, doubtful) = match cx.replica.table_of(slot) {
-            Some(location::TABLE) => (peer.pull.contacts, !sure),
-            _ => (peer.pull.entries, false),
+            Some(location::TABLE) => (got.contacts, !sure),
+            _ => (got.entries, false),
         };
-        if complete != Outcome::Complete || !peer.pull.heard_since || doubtful {
+        if complete != Outcome::Complete || !got.heard_since || doubtful {
             continue;
         }
         let Some(cell) = cx.replica.cell(slot) else { continue };
