@@ -113,6 +113,7 @@ impl Builder {
                 start_ms: 0,
                 memory_contacts: 0,
                 reorder_permille: 0,
+                tcp: false,
                 hostile: false,
             })
             .collect();

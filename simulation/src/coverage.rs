@@ -23,6 +23,8 @@ sometimes! {
     DialOneWay = "dial-one-way", "A node dialed while only one direction passed.";
     DatagramTwice = "datagram-twice", "A SIP datagram arrived twice.";
     DatagramLost = "datagram-lost", "A SIP datagram was lost on its way.";
+    StreamBroken = "stream-broken", "A TCP connection broke while bytes were under way.";
+    StreamRefused = "stream-refused", "A server closed a TCP connection whose bytes it could not read.";
     CrashWhileWriting = "crash-while-writing", "A node crashed while a batch was being written.";
     TailWritten = "tail-written", "The batch under way was written, and the node that crashed did not know.";
     LostFsync = "lost-fsync", "Batches that were called fsynced were gone after a crash.";

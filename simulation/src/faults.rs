@@ -65,7 +65,10 @@ impl World {
             }
             FaultKind::Break { a, b } => {
                 if let (Some(a), Some(b)) = (self.at(*a), self.at(*b)) {
-                    self.break_sessions(a, b);
+                    if self.is_node(a) && self.is_node(b) {
+                        self.break_sessions(a, b);
+                    }
+                    self.tcp_break(a, b);
                 }
             }
             FaultKind::Kill { host, disk, new_identity } => self.kill(number, *host, *disk, *new_identity),

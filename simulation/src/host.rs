@@ -125,6 +125,9 @@ impl NodeHost {
             };
             (name.clone(), config)
         });
+        // In this order: crate::step numbers them.
+        let tcp = servers.iter().any(|server| server.transport == SipTransport::Tcp);
+        let sockets = [Some(SipTransport::Udp), tcp.then_some(SipTransport::Tcp)].into_iter().flatten();
         let trusted = ["10.1.0.0/16", "10.0.0.0/16"].into_iter().filter_map(|net| net.parse().ok());
         Config {
             node: NodeId(u64::from(self.spec.ix) + 1 + 1_000 * self.identities),
@@ -140,7 +143,7 @@ impl NodeHost {
             timing: if limits.wan { Timing::Wan } else { Timing::Lan },
             location_max_ttl_s: limits.location_max_ttl_s,
             htables: tables.collect(),
-            sip: vec![SipSocket { transport: SipTransport::Udp, addr: self.sip }],
+            sip: sockets.map(|transport| SipSocket { transport, addr: self.sip }).collect(),
             dmq: DmqConfig {
                 peers: servers,
                 mode: if limits.mesh { DmqMode::Mesh } else { DmqMode::Bridge },
@@ -227,6 +230,7 @@ impl World {
             _ => {}
         }
         self.links_die(at);
+        self.tcp_dies(at);
         for deed in open {
             self.deed_ended(deed, Ended::Unknown);
         }

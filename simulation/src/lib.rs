@@ -66,6 +66,7 @@ mod settle;
 pub mod shrink;
 mod step;
 pub mod sweep;
+mod tcp;
 mod timeline;
 pub mod trial;
 pub mod view;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use node::{Lane, Mono};
 
 use crate::ledger::DeedId;
+use crate::tcp::TcpIx;
 
 /// A host, by its place: the nodes of the script first, then its servers.
 pub(crate) type At = u16;
@@ -62,6 +63,10 @@ pub(crate) enum Event {
     Idle { conn: ConnIx, side: Side, epoch: u32 },
     /// A side learns that its connection ended.
     Ended { conn: ConnIx, side: Side, why: &'static str },
+    /// The first of what a side of a TCP connection has sent arrives.
+    Tcp { conn: TcpIx, side: Side },
+    /// A TCP connection has had its time to come up.
+    TcpTimeout(TcpIx),
     /// A fault begins.
     Fault(u32),
     /// A fault is over.

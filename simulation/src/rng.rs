@@ -22,6 +22,8 @@ pub(crate) enum Stream {
     Writer,
     /// A hostile sender, by its place in the list of faults.
     Hostile,
+    /// A TCP connection.
+    Tcp,
 }
 
 /// A generator of small state (SplitMix64, Steele et al. 2014), for the many streams of a run.

@@ -120,6 +120,9 @@ pub struct ServerSpec {
     /// Share of messages, per mille, that a second worker overtakes.
     #[serde(default)]
     pub reorder_permille: u32,
+    /// It speaks SIP over TCP, with everybody.
+    #[serde(default)]
+    pub tcp: bool,
     /// It sends garbage and worse instead of holding data.
     #[serde(default)]
     pub hostile: bool,

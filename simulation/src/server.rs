@@ -118,6 +118,7 @@ impl World {
             host.paused.clear();
             host.waiting.clear();
             host.wake = None;
+            self.tcp_dies(at);
             self.note(at, || "is killed".to_owned());
         }
     }
@@ -129,12 +130,20 @@ impl World {
             return self.saw(Sometimes::DatagramLost);
         }
         let source = self.sip_of(from);
-        if self.options.log {
-            self.note_sip(from, to, &bytes);
-        }
         if self.is_node(to) {
+            if self.options.log {
+                self.note_sip(from, to, &bytes);
+            }
             let hostile = !self.is_node(from) && self.server(from).spec.hostile;
             return self.arrive(to, Arrival::Sip { from: source, bytes, hostile });
+        }
+        self.sip_message_arrives(from, to, source, bytes);
+    }
+
+    /// A message arrives at a server, by whatever way; `source` is where it sees it come from.
+    pub(crate) fn sip_message_arrives(&mut self, from: At, to: At, source: SocketAddr, bytes: Bytes) {
+        if self.options.log {
+            self.note_sip(from, to, &bytes);
         }
         self.hash(to, u8::MAX, u64::from(from), &bytes);
         let now = self.server_now();
@@ -225,8 +234,12 @@ impl World {
 
     /// Sends what a server wants sent, and sees to its next tick.
     fn server_sends(&mut self, at: At) {
+        let tcp = self.server(at).spec.tcp;
         while let Some(send) = self.server(at).process.as_mut().and_then(Kamailio::poll) {
-            self.send_sip(at, send.to, send.bytes.into());
+            match tcp {
+                true => self.tcp_send(at, send.to, send.bytes.into()),
+                false => self.send_sip(at, send.to, send.bytes.into()),
+            }
         }
         let now = self.now;
         let host = self.server(at);
@@ -237,6 +250,7 @@ impl World {
             host.waiting.clear();
             host.paused.clear();
             host.wake = None;
+            self.tcp_dies(at);
             self.saw(Sometimes::ServerFell);
             self.note(at, || format!("falls: {why}"));
             return self.queue.post(now.plus_ms(REVIVE_MS), Event::Start(at));

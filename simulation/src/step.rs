@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use node::{Batch, Command, CommandId, Input, Lane, LinkId, Mono, Output, SocketId};
+use node::{Batch, Command, CommandId, ConnId, Input, Lane, LinkId, Mono, Output, SocketId};
 
 use crate::coverage::Sometimes;
 use crate::host::host_now;
@@ -16,6 +16,10 @@ use crate::world::World;
 
 /// So many datagrams wait for a process that does not read; more are dropped, as by a kernel.
 const BUFFER: usize = 4_000;
+
+/// A node's sockets: the second one takes connections.
+const UDP: SocketId = SocketId(0);
+const TCP: SocketId = SocketId(1);
 
 /// A node that wants to be called at once is called after this, microseconds: work takes time.
 const AT_ONCE_US: u64 = 20;
@@ -39,6 +43,12 @@ pub(crate) enum Arrival {
     LaneClosed { link: LinkId, lane: Lane },
     /// A SIP datagram, and whether a stranger sent it or a server that cannot be trusted.
     Sip { from: SocketAddr, bytes: Bytes, hostile: bool },
+    /// See [`Input::SipConnected`].
+    SipConnected { conn: ConnId, peer: SocketAddr },
+    /// See [`Input::SipStream`].
+    SipStream { conn: ConnId, bytes: Bytes },
+    /// See [`Input::SipClosed`].
+    SipClosed { conn: ConnId, whole: bool },
     /// A batch is on disk, or was refused.
     Disk { batch: u64, written: bool },
     /// Somebody wants something written; `None` once it was given to the node.
@@ -51,7 +61,7 @@ fn kind_of(arrival: &Arrival) -> Kind {
     match arrival {
         Arrival::Tick => Kind::Tick,
         Arrival::Sip { hostile: true, .. } => Kind::Hostile,
-        Arrival::Sip { .. } => Kind::Server,
+        Arrival::Sip { .. } | Arrival::SipStream { .. } => Kind::Server,
         Arrival::Disk { .. } => Kind::Disk,
         Arrival::Command { .. } => Kind::Command,
         _ => Kind::Mesh,
@@ -71,7 +81,10 @@ fn input<'a>(arrival: &'a mut Arrival, peer: Option<&'a (SocketAddr, String)>) -
         Arrival::Frame { link, lane, bytes } => Input::Frame { link: *link, lane: *lane, bytes },
         Arrival::FramesSent { link, lane, frames } => Input::FramesSent { link: *link, lane: *lane, frames: *frames },
         Arrival::LaneClosed { link, lane } => Input::LaneClosed { link: *link, lane: *lane },
-        Arrival::Sip { from, bytes, .. } => Input::SipDatagram { socket: SocketId(0), from: *from, bytes },
+        Arrival::Sip { from, bytes, .. } => Input::SipDatagram { socket: UDP, from: *from, bytes },
+        Arrival::SipConnected { conn, peer } => Input::SipConnected { conn: *conn, socket: TCP, peer: *peer },
+        Arrival::SipStream { conn, bytes } => Input::SipStream { conn: *conn, bytes },
+        Arrival::SipClosed { conn, whole } => Input::SipClosed { conn: *conn, whole: *whole },
         Arrival::Disk { batch, written: true } => Input::Persisted { batch: *batch },
         Arrival::Disk { batch, written: false } => Input::PersistFailed { batch: *batch, reason: "disk full" },
         Arrival::Command { deed, command } => {
@@ -206,6 +219,9 @@ impl World {
             Arrival::FramesSent { link, frames, .. } => self.hash(at, 6, link.0, &frames.to_be_bytes()),
             Arrival::LaneClosed { link, .. } => self.hash(at, 7, link.0, b""),
             Arrival::Sip { bytes, .. } => self.hash(at, 8, 0, bytes),
+            Arrival::SipConnected { conn, .. } => self.hash(at, 11, conn.0, b""),
+            Arrival::SipStream { conn, bytes } => self.hash(at, 12, conn.0, bytes),
+            Arrival::SipClosed { conn, whole } => self.hash(at, 13, conn.0, &[u8::from(*whole)]),
             Arrival::Disk { batch, written } => self.hash(at, 9, *batch, &[u8::from(*written)]),
             Arrival::Command { deed, command } => {
                 self.hash(at, 10, u64::from(*deed), format!("{command:?}").as_bytes());
@@ -235,8 +251,15 @@ impl World {
                 Output::Dial { addr } => self.dial(at, addr),
                 Output::CloseLink { link, reason } => self.close_link(link, reason),
                 Output::Log(line) => self.note(at, || format!("{:?}: {}", line.level, line.text)),
-                // Nobody watches, and there is no SIP over TCP.
-                Output::Event(_) | Output::SipConnect { .. } | Output::SipStream { .. } | Output::SipClose { .. } => {}
+                Output::SipConnect { conn, to, .. } => self.tcp_connect(at, conn, to),
+                Output::SipStream { conn, bytes } => {
+                    self.traffic.sip_messages += 1;
+                    self.traffic.sip_bytes += bytes.len() as u64;
+                    self.tcp_write_as(at, conn, bytes);
+                }
+                Output::SipClose { conn } => self.tcp_close_as(at, conn),
+                // Nobody watches.
+                Output::Event(_) => {}
             }
         }
     }

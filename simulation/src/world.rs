@@ -26,6 +26,7 @@ use crate::run::{LogLine, Options, Outcome, Row};
 use crate::script::{DiskLoss, FaultKind, Host, NodeIx, PathSpec, Script, ServerIx};
 use crate::server::ServerHost;
 use crate::step::Arrival;
+use crate::tcp::Tcps;
 use crate::view::{HostView, Traffic, View};
 
 /// How far a run has come.
@@ -49,6 +50,7 @@ pub(crate) struct World {
     pub queue: Queue,
     pub net: Net,
     pub conns: Conns,
+    pub tcps: Tcps,
     pub nodes: Vec<NodeHost>,
     pub servers: Vec<ServerHost>,
     node_at: BTreeMap<NodeIx, At>,
@@ -102,6 +104,7 @@ impl World {
             queue: Queue::default(),
             net,
             conns: Conns::default(),
+            tcps: Tcps::default(),
             nodes,
             servers,
             node_at,
@@ -190,6 +193,8 @@ impl World {
             Event::Datagram { conn, side, bytes } => self.datagram_arrives(conn, side, bytes),
             Event::Idle { conn, side, epoch } => self.idle(conn, side, epoch),
             Event::Ended { conn, side, why } => self.ended(conn, side, why),
+            Event::Tcp { conn, side } => self.tcp_arrives(conn, side),
+            Event::TcpTimeout(conn) => self.tcp_timeout(conn),
             Event::Fault(fault) => self.fault_begins(fault),
             Event::FaultOver(fault) => self.fault_ends(fault),
             Event::Second => self.second(),
@@ -270,7 +275,8 @@ impl World {
 
     /// As a node's configuration names them.
     pub(crate) fn servers_of(&self, at: At) -> Vec<DmqPeer> {
-        self.servers_at(at).map(|server| DmqPeer { addr: server.addr, transport: SipTransport::Udp }).collect()
+        let transport = |tcp| if tcp { SipTransport::Tcp } else { SipTransport::Udp };
+        self.servers_at(at).map(|server| DmqPeer { addr: server.addr, transport: transport(server.spec.tcp) }).collect()
     }
 
     /// Counts something for the coverage.

@@ -36,6 +36,7 @@ fn spec(ix: u16, generation: Generation) -> ServerSpec {
         start_ms: 0,
         memory_contacts: 0,
         reorder_permille: 0,
+        tcp: false,
         hostile: false,
     }
 }

@@ -46,6 +46,7 @@ pub(super) fn script(nodes: u16, servers: u16) -> Script {
         start_ms: 0,
         memory_contacts: 0,
         reorder_permille: 0,
+        tcp: false,
         hostile: false,
     };
     let counter = TableSpec { counter: true, ..TableSpec::default() };

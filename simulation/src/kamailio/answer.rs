@@ -203,7 +203,7 @@ impl Kamailio {
         }
     }
 
-    /// An answer and where it goes: the source address, and the port of the Via.
+    /// An answer and where it goes: the source address, and over UDP the port of the Via.
     fn written(
         &self,
         from: SocketAddr,
@@ -219,7 +219,8 @@ impl Kamailio {
             405 => "Method Not Allowed",
             _ => "Server Internal Error",
         };
-        let to = message.via().ok()?.response_address(from);
+        // Over TCP it goes back on the connection that brought the request.
+        let to = if self.tcp { from } else { message.via().ok()?.response_address(from) };
         let tag = b"bbeb98a33002e0aa5a51288885975990.4176b11b";
         let mut answer = MessageBuilder::response_to(message, from, code, reason, Some(tag)).ok()?;
         if body.is_some() {

@@ -72,6 +72,7 @@ type Waiting = (Mono, u64, SocketAddr, Vec<u8>);
 /// One life of a server process.
 pub struct Kamailio {
     addr: SocketAddr,
+    tcp: bool,
     generation: Generation,
     timing: Timing,
     memory_contacts: usize,
@@ -152,12 +153,13 @@ impl Kamailio {
         let hostile = spec.hostile.then(|| Hostile::new(nodes, names(), rng.permille(500), now.mono));
         let mut this = Self {
             addr,
+            tcp: spec.tcp,
             generation: spec.generation,
             timing,
             memory_contacts: spec.memory_contacts as usize,
             reorder_permille: spec.reorder_permille,
-            peers: Peers::new(addr, spec.generation, peers),
-            sender: Sender::new(addr, usrloc::agent(spec.generation), start, pid),
+            peers: Peers::new(addr, spec.tcp, spec.generation, peers),
+            sender: Sender::new(addr, spec.tcp, usrloc::agent(spec.generation), start, pid),
             usrloc: Usrloc::new(spec.generation, server_id, now.wall.0 / 1_000, pid),
             htables: Htables::new(spec.generation, tables),
             dumps: Dumps::default(),

@@ -31,6 +31,7 @@ pub(super) enum Merged {
 /// The node list.
 pub(super) struct Peers {
     own: SocketAddr,
+    tcp: bool,
     generation: Generation,
     configured: Vec<SocketAddr>,
     /// Newest last; lists are written the other way round.
@@ -38,8 +39,8 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    pub(super) fn new(own: SocketAddr, generation: Generation, configured: &[SocketAddr]) -> Self {
-        let mut this = Self { own, generation, configured: configured.to_vec(), peers: Vec::new() };
+    pub(super) fn new(own: SocketAddr, tcp: bool, generation: Generation, configured: &[SocketAddr]) -> Self {
+        let mut this = Self { own, tcp, generation, configured: configured.to_vec(), peers: Vec::new() };
         this.add_configured();
         this
     }
@@ -86,9 +87,10 @@ impl Peers {
     pub(super) fn list(&self) -> Option<String> {
         let mut list = String::with_capacity(256);
         let active: Vec<_> = self.active().collect();
+        let param = if self.tcp { ";transport=tcp" } else { "" };
         for addr in active.iter().rev().chain([&self.own]) {
             // Writing to a string cannot fail.
-            let _ = write!(list, "sip:{addr};status=active\r\n");
+            let _ = write!(list, "sip:{addr}{param};status=active\r\n");
         }
         (list.len() <= LIST_BUFFER).then_some(list)
     }
@@ -127,9 +129,9 @@ impl Peers {
         }
         let host: IpAddr = std::str::from_utf8(node.host).ok()?.trim_matches(['[', ']']).parse().ok()?;
         // Another transport is another node, which nobody here can reach.
-        let port = match node.transport {
-            None | Some(Transport::Udp) => node.port.unwrap_or(5060),
-            Some(_) => 0,
+        let port = match (node.transport, self.tcp) {
+            (None | Some(Transport::Udp), false) | (Some(Transport::Tcp), true) => node.port.unwrap_or(5060),
+            _ => 0,
         };
         Some((SocketAddr::new(host, port), node.status))
     }

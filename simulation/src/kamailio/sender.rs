@@ -71,11 +71,20 @@ struct Open {
     give_up: Mono,
 }
 
+impl Open {
+    /// When it is repeated or given up.
+    fn next(&self, tcp: bool, now: Mono) -> Mono {
+        if tcp { self.give_up } else { now.plus_ms(self.wait_ms).min(self.give_up) }
+    }
+}
+
 /// The open requests of a server.
 pub(super) struct Sender {
     /// The own address, as it is written into every message.
     addr: String,
     ip: String,
+    /// Over TCP nothing is repeated.
+    tcp: bool,
     agent: &'static str,
     /// What tells this life's branches from those of another.
     life: u32,
@@ -91,10 +100,11 @@ pub(super) struct Sender {
 
 impl Sender {
     /// `start` is where the Call-IDs of this life begin.
-    pub(super) fn new(addr: SocketAddr, agent: &'static str, start: u64, first_pid: u32) -> Self {
+    pub(super) fn new(addr: SocketAddr, tcp: bool, agent: &'static str, start: u64, first_pid: u32) -> Self {
         Self {
             addr: addr.to_string(),
             ip: addr.ip().to_string(),
+            tcp,
             agent,
             life: (start >> 31) as u32,
             counters: [start; Process::COUNT],
@@ -118,7 +128,7 @@ impl Sender {
         }
         self.next += 1;
         let bytes = self.write(request, counter);
-        if bytes.len() > MAX_DATAGRAM {
+        if !self.tcp && bytes.len() > MAX_DATAGRAM {
             return;
         }
         let (number, first) = (self.next, now.plus_ms(delay_ms));
@@ -131,7 +141,7 @@ impl Sender {
         };
         if delay_ms == 0 {
             self.out.push_back(Send { to: open.to, bytes: open.bytes.clone() });
-            self.timers.push(Reverse((now.plus_ms(T1_MS).min(open.give_up), number)));
+            self.timers.push(Reverse((open.next(self.tcp, now), number)));
             open.wait_ms = T1_MS * 2;
         } else {
             self.timers.push(Reverse((first, number)));
@@ -142,16 +152,17 @@ impl Sender {
     fn write(&self, request: &Request<'_>, counter: u64) -> Vec<u8> {
         let Request { to, channel, body, max_forwards, process, .. } = request;
         let (addr, ip, to) = (&self.addr, &self.ip, to.to_string());
+        let (transport, param) = if self.tcp { ("TCP", ";transport=tcp") } else { ("UDP", "") };
         let pid = self.first_pid + process.index() as u32;
         let content_type = if *channel == super::NOTIFICATION { "text/plain" } else { "application/json" };
         let mut out = Vec::with_capacity(512 + body.len());
         // Writing to a vector cannot fail.
         let _ = write!(
             out,
-            "KDMQ sip:{channel}@{to} SIP/2.0\r\n\
-             Via: SIP/2.0/UDP {addr};branch=z9hG4bK{:08x}.{:08x}000000000000000000000000.0\r\n\
-             To: <sip:{channel}@{to}>\r\n\
-             From: <sip:{channel}@{addr}>;tag=7d6d56aac8e1c2a2e3b4a7393705d530-{:08x}\r\n\
+            "KDMQ sip:{channel}@{to}{param} SIP/2.0\r\n\
+             Via: SIP/2.0/{transport} {addr};branch=z9hG4bK{:08x}.{:08x}000000000000000000000000.0\r\n\
+             To: <sip:{channel}@{to}{param}>\r\n\
+             From: <sip:{channel}@{addr}{param}>;tag=7d6d56aac8e1c2a2e3b4a7393705d530-{:08x}\r\n\
              CSeq: 10 KDMQ\r\n\
              Call-ID: {counter:016x}-{pid}@{ip}\r\n\
              Content-Length: {}\r\n\
@@ -209,7 +220,7 @@ impl Sender {
                 continue;
             }
             self.out.push_back(Send { to: open.to, bytes: open.bytes.clone() });
-            self.timers.push(Reverse((now.plus_ms(open.wait_ms).min(open.give_up), number)));
+            self.timers.push(Reverse((open.next(self.tcp, now), number)));
             open.wait_ms = (open.wait_ms * 2).min(T2_MS);
         }
         self.drop_idle_timers();

@@ -106,15 +106,19 @@ fn servers(scenario: &Scenario, seed: u64) -> Vec<ServerSpec> {
             Generations::V6 => Generation::V6,
             Generations::Mixed => [Generation::V5, Generation::V6][rng.random_range(0..2)],
         };
+        let start_ms = rng.random_range(0..2_000);
+        let mut alike = stream(seed, "servers");
+        let tcp = if sizes.meshed { &mut alike } else { &mut rng }.random_bool(sizes.tcp);
         ServerSpec {
             ix,
             site: beside % sites,
             generation,
             nodes: (0..sizes.nodes_each).map(|n| (beside + n) % nodes).collect(),
             peers: (0..all).filter(|peer| sizes.meshed && *peer != ix).collect(),
-            start_ms: rng.random_range(0..2_000),
+            start_ms,
             memory_contacts: sizes.memory_contacts,
             reorder_permille: sizes.reorder_permille,
+            tcp: tcp && !hostile,
             hostile,
         }
     };

@@ -65,6 +65,8 @@ pub enum FaultName {
     DiskSlow,
     /// A stranger sends what it likes.
     Hostile,
+    /// The connections between a server and a node of its break, at whatever byte.
+    ServerBreak,
 }
 
 /// How a partition divides.

@@ -36,6 +36,7 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("disk-havoc", include_str!("../../scenarios/disk-havoc.toml")),
     ("wan-3-sites", include_str!("../../scenarios/wan-3-sites.toml")),
     ("kamailio-bridge", include_str!("../../scenarios/kamailio-bridge.toml")),
+    ("kamailio-tcp", include_str!("../../scenarios/kamailio-tcp.toml")),
     ("kamailio-mesh", include_str!("../../scenarios/kamailio-mesh.toml")),
     ("counter-split", include_str!("../../scenarios/counter-split.toml")),
     ("long-absence", include_str!("../../scenarios/long-absence.toml")),

@@ -76,6 +76,8 @@ pub struct Servers {
     pub memory_contacts: u32,
     /// Share of messages, per mille, that a second worker overtakes.
     pub reorder_permille: u32,
+    /// Share of them that speak SIP over TCP, 0 to 1; if they are meshed, of runs in which all do.
+    pub tcp: f64,
     /// How many more there are that send garbage.
     pub hostile: u16,
 }
@@ -89,6 +91,7 @@ impl Default for Servers {
             meshed: false,
             memory_contacts: 0,
             reorder_permille: 0,
+            tcp: 0.0,
             hostile: 0,
         }
     }
@@ -216,6 +219,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     let shares = [
         ("nodes.durable", nodes.durable),
         ("nodes.ack_disk", nodes.ack_disk),
+        ("servers.tcp", servers.tcp),
         ("phones.shared", phones.shared),
         ("phones.outbound", phones.outbound),
         ("phones.leaving", phones.leaving),

@@ -45,6 +45,7 @@ impl<'a> Hits<'a> {
             FaultName::Swizzle => self.swizzle(at, until, rng),
             FaultName::Loss | FaultName::BlackHole => self.path(name, plan, at, until, rng),
             FaultName::Break => self.two_nodes(rng).map(|(a, b)| self.push(at, at, FaultKind::Break { a, b })),
+            FaultName::ServerBreak => self.attached(rng).map(|(a, b)| self.push(at, at, FaultKind::Break { a, b })),
             FaultName::Crash | FaultName::CrashDisk | FaultName::Replace => self.crash(name, plan, at, until, rng),
             FaultName::Gone => self.gone(at, rng),
             FaultName::Rolling => self.rolling(plan, at, rng),
