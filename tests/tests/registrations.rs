@@ -375,3 +375,31 @@ fn servers_that_speak_dmq_over_tcp_are_served_alike() {
         bridge.wait_converged();
     });
 }
+
+#[test]
+#[ignore = "needs Kamailio 5.6: run cargo xtask test"]
+fn what_is_lost_with_tcp_connections_is_asked_for_and_nothing_is_removed_for_it() {
+    limited(secs(180), || {
+        let server = KamailioConfig { tcp: true, ..KamailioConfig::default() };
+        let bridge = Bridge::on_loopback(&Plan { server, ..Plan::default() });
+        let mut broken = 0;
+        for i in 0..120 {
+            let mut phone = Phone::new(&format!("kept-{i}"), bridge.k1.sip());
+            phone.register(&[Contact::new(&format!("sip:kept{i}@192.0.2.91:5060"))], 600).unwrap();
+            // Now and then what the server says of it has no connection to arrive by, nor has the dump that is asked for.
+            broken += if i % 4 == 0 { break_connections(&bridge.n1.host) } else { 0 };
+        }
+        assert!(broken >= 10, "{broken} connections were broken");
+        bridge.wait_converged();
+        let kept = |i: u32| bridge.n3.contacts().unwrap().contains_key(&format!("kept-{i}"));
+        assert_eq!((0..120).filter(|i| !kept(*i)).collect::<Vec<_>>(), Vec::<u32>::new());
+    });
+}
+
+/// Ends the TCP connections that others have opened to a host's SIP port, as the kernel ends them for an administrator;
+/// returns how many there were.
+fn break_connections(to: &Host) -> usize {
+    let (ip, port) = (to.sip().ip().to_string(), to.sip().port().to_string());
+    let out = to.command("ss").args(["-K", "-t", "-H", "dst", &ip, "dport", "=", &port]).output().expect("ss runs");
+    String::from_utf8_lossy(&out.stdout).lines().filter(|line| line.contains("ESTAB")).count()
+}

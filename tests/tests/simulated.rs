@@ -257,6 +257,7 @@ impl Simulated {
             start_ms: 0,
             memory_contacts: 0,
             reorder_permille: 0,
+            tcp: false,
             hostile: false,
         };
         let table = |autoexpire_s, keep_expire, counter| TableSpec { autoexpire_s, keep_expire, counter, max_ttl_s: 0 };
