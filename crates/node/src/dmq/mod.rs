@@ -62,7 +62,6 @@ pub(crate) use usrloc_in::{contact_of, drop_aliases};
 
 use self::owner::Holding;
 use self::peer::Phase;
-use self::pull::{Next, Verdict};
 use self::spoken::Spoken;
 use crate::config::{Config, DmqMode};
 use crate::cx::Cx;
@@ -130,9 +129,6 @@ pub(crate) enum Ended<'a> {
 
 /// Give a data request up after this, milliseconds: four retransmissions.
 const GIVE_UP_MS: u64 = 8_000;
-
-/// A question for a dump stays open this long: its 200 comes after the whole dump.
-const PULL_GIVE_UP_MS: u64 = 120_000;
 
 /// A node looks at the time at least every second. If it did not for so long, it was stopped, and whatever is timed by
 /// servers may have ended.
@@ -330,35 +326,6 @@ impl Dmq {
         self.peers.values().filter_map(of).chain([self.lease_at]).min().unwrap_or(Mono(u64::MAX))
     }
 
-    fn look_at_pull(&mut self, id: PeerId, front: &mut Front, cx: &mut Cx<'_>) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        if !self.attending || !peer.is_served() {
-            return;
-        }
-        if let Some(got) = peer.streams.due(cx.now.mono) {
-            pull::conclude_absences(peer, &got, &self.facts, cx);
-        }
-        match peer.pull.look(cx.now.mono) {
-            Next::Send(channel) => ask(peer, channel, front, cx),
-            Next::Conclude => match pull::conclude(peer, &self.facts, cx) {
-                Verdict::AskAgain => start_pull(peer, true, front, cx),
-                Verdict::Prove => {
-                    let list = self.list_for(id, &self.nodes, cx);
-                    if let Some(peer) = self.peers.get_mut(&id) {
-                        prove(peer, &list, front, cx);
-                    }
-                }
-                Verdict::Over => counters::after_pull(peer, cx),
-            },
-            Next::Wait if peer.pull_due(cx.config.dmq.mode).is_some_and(|at| at <= cx.now.mono) => {
-                // Entries alone are cheap; for their sake contacts are not asked for earlier than a proof may be.
-                let proof = peer.proof_due(cx.config.dmq.mode).is_some_and(|at| at <= cx.now.mono);
-                start_pull(peer, peer.gap || peer.comeback.again || proof, front, cx)
-            }
-            Next::Wait => {}
-        }
-    }
-
     /// From now on this node speaks for servers. Returns whether that is new.
     pub(crate) fn attend(&mut self) -> bool {
         !std::mem::replace(&mut self.attending, true)
@@ -405,79 +372,6 @@ impl Dmq {
             let text = format!("server {}: {whose}", peer.uri);
             cx.log(Level::Info, text);
         }
-    }
-}
-
-impl Peer {
-    /// When a pull of this server has to start.
-    fn pull_due(&self, mode: DmqMode) -> Option<Mono> {
-        if !self.is_served() || !self.lists_us || self.pull.is_open() {
-            return None;
-        }
-        if self.gap || self.comeback.again || self.pull.entries_wanted() {
-            return Some(self.pull.retry_at().unwrap_or(Mono(0)));
-        }
-        self.proof_due(mode)
-    }
-
-    /// When a pull may start that only proves what the server holds.
-    fn proof_due(&self, mode: DmqMode) -> Option<Mono> {
-        let cheap_at = |fed| self.pull.may_verify_at(fed, self.book.len() as u64, self.dump_messages());
-        // Something that it holds is not proven, and everything else is quiet.
-        let unproven = mode == DmqMode::Bridge && self.book.unproven() > 0 && self.feed.is_idle();
-        let unproven = unproven.then(|| cheap_at(self.feed.answered_at())).flatten();
-        // In a mesh servers tell each other most of it, and a dump costs more than many changes.
-        let doubted = self.doubts.due().and_then(|due| Some(due.max(cheap_at(None)?)));
-        unproven.into_iter().chain(doubted).min()
-    }
-}
-
-/// Asks a server for what it has: its entries, and its contacts too if `everything` is wanted.
-fn start_pull(peer: &mut Peer, everything: bool, front: &mut Front, cx: &mut Cx<'_>) {
-    peer.drop_old_touches(cx.now.mono);
-    let careful = peer.book.len() > 0;
-    peer.streams.asked();
-    let channel = peer.pull.start(everything, careful, cx.now.mono);
-    ask(peer, channel, front, cx);
-}
-
-fn ask(peer: &mut Peer, channel: DataChannel, front: &mut Front, cx: &mut Cx<'_>) {
-    cx.stats.dmq_pulls += 1;
-    peer.figures.requests_out += 1;
-    let ask = Ask::Pull { peer: peer.id, channel, number: peer.pull.number };
-    let outgoing = Outgoing {
-        to: &peer.address,
-        socket: peer.socket,
-        channel: channel.name(),
-        max_forwards: 1,
-        content_type: "application/json",
-        body: channel.sync(),
-        give_up_ms: PULL_GIVE_UP_MS,
-        retransmit: false,
-        padding: 0,
-        ask,
-    };
-    front.send(outgoing, cx);
-}
-
-/// Asks for answers as long as the longest message of a server, to see whether they arrive.
-fn prove(peer: &mut Peer, list: &[u8], front: &mut Front, cx: &mut Cx<'_>) {
-    let padding = peer.echo_padding();
-    for _ in 0..peer.pull.prove(cx.now.mono) {
-        peer.figures.requests_out += 1;
-        let outgoing = Outgoing {
-            to: &peer.address,
-            socket: peer.socket,
-            channel: membership::CHANNEL,
-            max_forwards: 1,
-            content_type: "text/plain",
-            body: list,
-            give_up_ms: GIVE_UP_MS,
-            retransmit: true,
-            padding,
-            ask: Ask::Echo { peer: peer.id, number: peer.pull.number },
-        };
-        front.send(outgoing, cx);
     }
 }
 

@@ -11,6 +11,7 @@
 //! life in which this very server had shown that it holds this very version; and a great many
 //! absences only after a second dump says the same.
 
+mod ask;
 mod conclude;
 
 use std::collections::BTreeSet;
