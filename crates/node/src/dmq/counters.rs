@@ -259,15 +259,15 @@ pub(crate) fn value(replica: &Replica, (table, key): (&str, &[u8]), now: Wall) -
     counter::value(replica, table, key, now).map(|sum| sum.clamp(-VALUE_MAX, VALUE_MAX))
 }
 
-/// What of a value is counted already, of a server of which nothing was known about this key.
-fn first_base(peer: &Peer, at: (&str, &[u8]), said: i64, how: How, cx: &Cx<'_>) -> i64 {
+/// What of a value is counted already, of a server of which nothing was known about this key; and whether that is a guess.
+fn first_base(peer: &Peer, at: (&str, &[u8]), said: i64, how: How, cx: &Cx<'_>) -> (i64, bool) {
     match value(cx.replica, at, cx.now.wall) {
         // Its dump would have shown the key, so it has none of the sum.
-        Some(_) if how != How::Dump && !peer.gap => 0,
+        Some(_) if how != How::Dump && !peer.gap => (0, false),
         // It may have counted before we listened: what it has more than the mesh is its own, and a live message says
         // that it has just counted.
-        Some(sum) => sum.min(said - i64::from(how != How::Dump)),
-        None => 0,
+        Some(sum) => (sum.min(said - i64::from(how != How::Dump)), true),
+        None => (0, false),
     }
 }
 
@@ -292,7 +292,8 @@ pub(crate) fn set_by_server(
         peer.counters.is_stampless();
     }
     let key = (at.0.to_owned(), at.1.to_vec());
-    let base = if peer.counters.keys.contains_key(&key) { 0 } else { first_base(peer, at, said, how, cx) };
+    let fresh = !peer.counters.keys.contains_key(&key);
+    let (base, guessed) = if fresh { first_base(peer, at, said, how, cx) } else { (0, false) };
     let sure = how != How::Dump && !peer.gap;
     let source = match how {
         How::Dump => Source::Dump,
@@ -302,7 +303,12 @@ pub(crate) fn set_by_server(
     };
     let known = peer.counters.known(&key, base, peer.generation);
     let step = match &mut known.way {
-        Way::Quiet(quiet) => quiet.said(said, source, cx.now.mono),
+        Way::Quiet(quiet) => {
+            if guessed {
+                quiet.guessed(cx.now.mono);
+            }
+            quiet.said(said, source, cx.now.mono)
+        }
         Way::Stamped(stamped) => stamped.said(stamp.unwrap_or(0), said, sure, cx.now.mono),
     };
     // An entry of 0 is a counter too.

@@ -3,7 +3,8 @@
 //! An increment between our set and its arrival cannot be told from one after it, so a set waits until the server
 //! has said nothing about the key for a moment. A value below the base that comes close behind another message is one that
 //! was overtaken on the way; one that comes after a quiet moment is a decrement. While the server may still be repeating what it
-//! said in a silence, it is neither: the dump at the end of that time tells.
+//! said in a silence, it is neither: the dump at the end of that time tells. Where the base was guessed from the first
+//! message, one that this had overtaken tells better.
 //!
 //! Invariant: the base is what the server had when it or we last spoke.
 
@@ -40,12 +41,19 @@ pub(super) struct Quiet {
     perhaps: Option<i64>,
     /// A sum that had no answer: told into a silence it has not arrived, unless a dump shows just that.
     unanswered: Option<i64>,
+    /// The base that was guessed, until a quiet moment.
+    guessed: Option<i64>,
 }
 
 impl Quiet {
     /// A counter of which the server has `base`, which is counted already.
     pub(super) fn new(base: i64) -> Self {
-        Self { base, heard: Mono(0), telling: None, taken: false, perhaps: None, unanswered: None }
+        Self { base, heard: Mono(0), telling: None, taken: false, perhaps: None, unanswered: None, guessed: None }
+    }
+
+    /// The base is only guessed, from what the server says now.
+    pub(super) fn guessed(&mut self, now: Mono) {
+        (self.guessed, self.heard) = (Some(self.base), now);
     }
 
     /// Takes up what an earlier process of ours knew.
@@ -62,6 +70,17 @@ impl Quiet {
     pub(super) fn said(&mut self, said: i64, source: Source, now: Mono) -> Option<i64> {
         let silence = now.ms_since(self.heard);
         self.heard = now;
+        if silence >= QUIET_MS {
+            self.guessed = None;
+        }
+        if source == Source::Live
+            && let Some(guessed) = self.guessed
+            && said <= guessed
+        {
+            // It has just counted to this value, so it had less before.
+            self.guessed = Some(said - 1);
+            return Some(guessed - said + 1);
+        }
         // A dump that overtook the answer, or comes after it was lost, shows just the sum: the server has counted nothing.
         let told = [self.telling, self.unanswered].contains(&Some(said));
         if source == Source::Dump {
@@ -159,6 +178,26 @@ mod tests {
             quiet.unanswered();
             assert_eq!(quiet.said(shown, Source::Dump, Mono(60_000_000)), Some(counted));
         }
+    }
+
+    #[test]
+    fn the_first_messages_that_overtake_each_other_are_all_counted() {
+        for order in [[1, 2, 3, 4], [2, 3, 1, 4], [4, 3, 2, 1], [3, 4, 1, 2]] {
+            // The mesh has 2, and the server may have had any of them before.
+            let base = 2.min(order[0] - 1);
+            let mut quiet = Quiet::new(base);
+            quiet.guessed(Mono(60_000_000));
+            let counted = order.map(|said| quiet.said(said, Source::Live, Mono(60_000_000)).unwrap_or(0));
+            assert_eq!(counted.iter().sum::<i64>(), 4, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_decrement_below_a_guessed_base_is_none_that_was_overtaken() {
+        let mut quiet = Quiet::new(2);
+        quiet.guessed(Mono(0));
+        assert_eq!(quiet.said(3, Source::Live, Mono(0)), Some(1));
+        assert_eq!(quiet.said(2, Source::Live, Mono(60_000_000)), Some(-1));
     }
 
     #[test]
