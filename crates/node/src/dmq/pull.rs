@@ -44,9 +44,12 @@ const SILENCE_MS: u64 = 6_000;
 /// After this nothing of a dump can be on its way any more, milliseconds: its sender has given up repeating it.
 const LATE_MS: u64 = 40_000;
 
-/// The same where something is lost on the way, as late echoes show: the third retransmission of a lost tail has had its
-/// chance.
-const LOSSY_QUIET_MS: u64 = 4_000;
+/// The longest pause between two repetitions of a request, milliseconds: RFC 3261's T2.
+const T2_MS: u64 = 4_000;
+
+/// What was lost of a dump where also repetitions are lost, as late echoes show, may come until the server gives up repeating it,
+/// milliseconds: its `fr_timer`.
+const LOSSY_REPEATS_MS: u64 = 30_000;
 
 /// An echo that comes later than this was lost at first, milliseconds: RFC 3261's T1.
 const PROMPT_MS: u64 = 500;
@@ -276,17 +279,11 @@ impl Pull {
         }
     }
 
-    /// When nothing that was lost at first is on its way any more.
-    fn lossy_due(&self, since: Mono) -> Mono {
-        let quiet = self.stage.as_ref().map_or(since, |stage| stage.last).plus_ms(LOSSY_QUIET_MS);
-        quiet.min(since.plus_ms(LOSSY_QUIET_MS + OVER_MS))
-    }
-
-    /// Waits for the echoes; without one of them no dump counts as complete.
+    /// Waits for the echoes, and for what of the dump is still repeated; without one of them no dump counts as complete.
     fn look_at_echoes(&mut self, now: Mono) -> Next {
         match self.echoes {
             Echoes::Awaited { .. } => return Next::Wait,
-            Echoes::Heard { late: true, since } if now < self.lossy_due(since) => return Next::Wait,
+            Echoes::Heard { late, since } if now < self.repeated(late, since) => return Next::Wait,
             Echoes::Unwanted | Echoes::Heard { .. } => {}
             Echoes::Lost => {
                 for outcome in [&mut self.contacts, &mut self.entries] {
@@ -298,6 +295,17 @@ impl Pull {
         }
         self.stage = None;
         Next::Conclude
+    }
+
+    /// When all that was lost of the dump has been repeated, if echoes were asked for at `since` and have come. They show what
+    /// the way is like now, not what it was like when the dump was sent; each pause between repetitions is as long as all the
+    /// time before it, and half a second, but T2 at most.
+    fn repeated(&self, late: bool, since: Mono) -> Mono {
+        if late {
+            return since.plus_ms(LOSSY_REPEATS_MS);
+        }
+        let heard = since.plus_ms(PROMPT_MS);
+        heard.plus_ms((heard.ms_since(self.begun) + PROMPT_MS).min(T2_MS) + PROMPT_MS)
     }
 
     /// What has to be done now.
@@ -345,8 +353,8 @@ impl Pull {
             Echoes::Unwanted => {}
             // Their transactions wake us.
             Echoes::Awaited { .. } => return None,
-            Echoes::Heard { late: true, since } => return Some(self.lossy_due(since)),
-            Echoes::Heard { .. } | Echoes::Lost => return Some(stage.last),
+            Echoes::Heard { late, since } => return Some(self.repeated(late, since)),
+            Echoes::Lost => return Some(stage.last),
         }
         Some(stage.due(self.quiet_ms))
     }
