@@ -11,7 +11,7 @@ use tables::location::{self, Contact, Member};
 
 use crate::clock::true_wall;
 use crate::coverage::Sometimes;
-use crate::host::host_now;
+use crate::host::{NodeHost, host_now};
 use crate::invariants::Moment;
 use crate::kamailio::Kamailio;
 use crate::queue::{At, Event};
@@ -174,9 +174,9 @@ impl World {
     fn servers_differ(&self) -> Option<String> {
         let compared: Vec<(&ServerHost, At)> =
             self.servers.iter().filter_map(|host| self.compared_with(host)).collect();
-        if let Some((host, at)) = compared.iter().find(|(_, at)| self.feeds(*at)) {
-            let node = &self.nodes[usize::from(*at)].name;
-            return Some(format!("{node} still has something to tell k{}", host.spec.ix));
+        // Hostile servers are told as well, if they answer; what they show is their affair.
+        if let Some(host) = self.nodes.iter().find(|host| self.feeds(host)) {
+            return Some(format!("{} still has something to tell its servers", host.name));
         }
         let mut by_node: Vec<(At, Shown)> = Vec::new();
         compared.iter().find_map(|(host, at)| self.server_differs(host, *at, &mut by_node))
@@ -209,8 +209,7 @@ impl World {
     }
 
     /// Whether a node still has something to tell a server that answers.
-    fn feeds(&self, at: At) -> bool {
-        let host = &self.nodes[usize::from(at)];
+    fn feeds(&self, host: &NodeHost) -> bool {
         let peers = host.node.as_ref().map(|node| node.peers(host_now(host, self.now))).unwrap_or_default();
         peers.iter().any(|peer| peer.owned && peer.state == "active" && (peer.queued > 0 || peer.open > 0))
     }
