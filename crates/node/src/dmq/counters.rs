@@ -220,7 +220,7 @@ impl Known {
         self.deleting = false;
         match (&mut self.way, how) {
             (Way::Quiet(quiet), Told::Unanswered) => quiet.unanswered(),
-            (Way::Quiet(quiet), how) => quiet.ended(how == Told::Seen),
+            (Way::Quiet(quiet), how) => quiet.ended(how == Told::Seen, now),
             (Way::Stamped(stamped), Told::Seen) => stamped.answered(now),
             (Way::Stamped(stamped), Told::Refused(_)) => stamped.failed(),
             (Way::Stamped(stamped), Told::Unanswered) => stamped.unanswered(),

@@ -4,9 +4,12 @@
 //! has said nothing about the key for a moment. A value below the base that comes close behind another message is one that
 //! was overtaken on the way; one that comes after a quiet moment is a decrement. While the server may still be repeating what it
 //! said in a silence, it is neither: the dump at the end of that time tells. Where the base was guessed from the first
-//! message, one that this had overtaken tells better.
+//! message, one that this had overtaken tells better. A dump is read entry by entry while our sets arrive: an entry may come
+//! after the answer to a set that it does not show yet.
 //!
 //! Invariant: the base is what the server had when it or we last spoke.
+
+use std::collections::VecDeque;
 
 use crate::io::Mono;
 
@@ -16,6 +19,9 @@ const QUIET_MS: u64 = 50;
 /// An entry of a dump that is below the base may be older than a live message that came up to this long before it,
 /// milliseconds.
 const LIVELY_MS: u64 = 3_000;
+
+/// How many values are kept that were replaced by our sets so lately that a dump may show them.
+const REPLACED: usize = 16;
 
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +49,23 @@ pub(super) struct Quiet {
     unanswered: Option<i64>,
     /// The base that was guessed, until a quiet moment.
     guessed: Option<i64>,
+    /// What the server had before our last sets, each with the time of the answer; the newest last.
+    replaced: VecDeque<(i64, Mono)>,
 }
 
 impl Quiet {
     /// A counter of which the server has `base`, which is counted already.
     pub(super) fn new(base: i64) -> Self {
-        Self { base, heard: Mono(0), telling: None, taken: false, perhaps: None, unanswered: None, guessed: None }
+        Self {
+            base,
+            heard: Mono(0),
+            telling: None,
+            taken: false,
+            perhaps: None,
+            unanswered: None,
+            guessed: None,
+            replaced: VecDeque::new(),
+        }
     }
 
     /// The base is only guessed, from what the server says now.
@@ -85,6 +102,10 @@ impl Quiet {
         let told = [self.telling, self.unanswered].contains(&Some(said));
         if source == Source::Dump {
             self.unanswered = None;
+            if !told && let Some(before) = self.replaced_below(said, now) {
+                // What it had counted until then is counted, and the set has come after it.
+                return Some(said - before);
+            }
         }
         let base = match self.telling {
             _ if source == Source::Dump && told => said,
@@ -111,6 +132,16 @@ impl Quiet {
         Some(said - base)
     }
 
+    /// Which value that a set has replaced lately a dump that shows `said` was read after: the greatest that is not above
+    /// it, unless what the server has is nearer.
+    fn replaced_below(&mut self, said: i64, now: Mono) -> Option<i64> {
+        while self.replaced.front().is_some_and(|(_, answered)| now.ms_since(*answered) >= LIVELY_MS) {
+            self.replaced.pop_front();
+        }
+        let before = self.replaced.iter().map(|(value, _)| *value).filter(|value| *value <= said).max()?;
+        (self.base > said || self.base < before).then_some(before)
+    }
+
     /// What the server has, as far as is known.
     pub(super) fn believed(&self) -> i64 {
         self.base
@@ -122,12 +153,16 @@ impl Quiet {
     }
 
     /// The sum was answered with 200 (`stored`), or refused.
-    pub(super) fn ended(&mut self, stored: bool) {
+    pub(super) fn ended(&mut self, stored: bool, now: Mono) {
         let Some(sum) = self.telling.take() else { return };
         if stored {
             self.unanswered = None;
         }
         if stored && !self.taken {
+            if self.replaced.len() == REPLACED {
+                self.replaced.pop_front();
+            }
+            self.replaced.push_back((self.base, now));
             self.base = sum;
         }
     }
@@ -154,6 +189,7 @@ impl Quiet {
     /// The server has dropped its entry.
     pub(super) fn clear(&mut self) {
         self.base = 0;
+        self.replaced.clear();
     }
 }
 
@@ -166,8 +202,26 @@ mod tests {
         let mut quiet = Quiet::new(4);
         quiet.sent(7);
         assert_eq!(quiet.said(7, Source::Dump, Mono(0)), Some(0));
-        quiet.ended(true);
+        quiet.ended(true, Mono(0));
         assert_eq!(quiet.said(8, Source::Live, Mono(60_000)), Some(1));
+    }
+
+    #[test]
+    fn a_dump_that_was_read_before_a_set_and_comes_after_its_answer_counts_from_the_value_before_it() {
+        const T0: Mono = Mono(60_000_000);
+        for (shown, counted) in [(83, 0), (85, 2), (88, 0), (92, 0), (93, 1)] {
+            let mut quiet = Quiet::new(83);
+            for sum in [88, 92] {
+                quiet.sent(sum);
+                quiet.ended(true, T0);
+            }
+            assert_eq!(quiet.said(shown, Source::Dump, T0.plus_ms(1)), Some(counted), "{shown}");
+            assert_eq!(quiet.believed(), shown.max(92));
+        }
+        let mut quiet = Quiet::new(83);
+        quiet.sent(92);
+        quiet.ended(true, T0);
+        assert_eq!(quiet.said(83, Source::Dump, T0.plus_ms(LIVELY_MS)), Some(-9), "long after it, it is a decrement");
     }
 
     #[test]
