@@ -296,7 +296,7 @@ pub(crate) fn set_by_server(
     let (base, guessed) = if fresh { first_base(peer, at, said, how, cx) } else { (0, false) };
     let sure = how != How::Dump && !peer.gap;
     let source = match how {
-        How::Dump => Source::Dump,
+        How::Dump => Source::Dump { asked: peer.pull.proves().0 },
         // It is still repeating what it said while nobody answered.
         _ if peer.comeback.look_at.is_some() => Source::Repeated,
         _ => Source::Live,

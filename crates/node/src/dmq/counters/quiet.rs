@@ -30,8 +30,8 @@ pub(super) enum Source {
     Live,
     /// Its message at a time when it may still be repeating old ones, because they had no answer.
     Repeated,
-    /// Its dump.
-    Dump,
+    /// Its dump, for which it was asked then.
+    Dump { asked: Mono },
 }
 
 /// What is known of the counter at this server.
@@ -90,7 +90,7 @@ impl Quiet {
         if silence >= QUIET_MS {
             self.guessed = None;
         }
-        if source == Source::Live
+        if !matches!(source, Source::Dump { .. })
             && let Some(guessed) = self.guessed
             && said <= guessed
         {
@@ -100,15 +100,15 @@ impl Quiet {
         }
         // A dump that overtook the answer, or comes after it was lost, shows just the sum: the server has counted nothing.
         let told = [self.telling, self.unanswered].contains(&Some(said));
-        if source == Source::Dump {
+        if let Source::Dump { asked } = source {
             self.unanswered = None;
-            if !told && let Some(before) = self.replaced_below(said, now) {
+            if !told && let Some(before) = self.replaced_below(said, asked, now) {
                 // What it had counted until then is counted, and the set has come after it.
                 return Some(said - before);
             }
         }
         let base = match self.telling {
-            _ if source == Source::Dump && told => said,
+            _ if told && matches!(source, Source::Dump { .. }) => said,
             // Counted from the old base or from the sum under way: the smaller positive step.
             Some(sum) if said > sum && (said - sum < said - self.base || said <= self.base) => {
                 self.taken = true;
@@ -123,7 +123,7 @@ impl Quiet {
         let old_news = match source {
             Source::Live => silence < QUIET_MS,
             Source::Repeated => true,
-            Source::Dump => silence < LIVELY_MS,
+            Source::Dump { .. } => silence < LIVELY_MS,
         };
         if said < base && old_news {
             return None;
@@ -132,10 +132,11 @@ impl Quiet {
         Some(said - base)
     }
 
-    /// Which value that a set has replaced lately a dump that shows `said` was read after: the greatest that is not above
-    /// it, unless what the server has is nearer.
-    fn replaced_below(&mut self, said: i64, now: Mono) -> Option<i64> {
-        while self.replaced.front().is_some_and(|(_, answered)| now.ms_since(*answered) >= LIVELY_MS) {
+    /// Which value that a set has replaced since a dump was asked for its entry was read after, if it shows `said`: the
+    /// greatest that is not above it, unless what the server has is nearer. A set sent shortly before the question may be answered before it arrives.
+    fn replaced_below(&mut self, said: i64, asked: Mono, now: Mono) -> Option<i64> {
+        let old = |answered: Mono| answered < asked && now.ms_since(answered) >= LIVELY_MS;
+        while self.replaced.front().is_some_and(|(_, answered)| old(*answered)) {
             self.replaced.pop_front();
         }
         let before = self.replaced.iter().map(|(value, _)| *value).filter(|value| *value <= said).max()?;
@@ -197,11 +198,13 @@ impl Quiet {
 mod tests {
     use super::*;
 
+    const ASKED: Source = Source::Dump { asked: Mono(0) };
+
     #[test]
     fn a_dump_that_overtakes_the_answer_to_a_sum_shows_the_sum_and_no_increment() {
         let mut quiet = Quiet::new(4);
         quiet.sent(7);
-        assert_eq!(quiet.said(7, Source::Dump, Mono(0)), Some(0));
+        assert_eq!(quiet.said(7, ASKED, Mono(0)), Some(0));
         quiet.ended(true, Mono(0));
         assert_eq!(quiet.said(8, Source::Live, Mono(60_000)), Some(1));
     }
@@ -209,19 +212,21 @@ mod tests {
     #[test]
     fn a_dump_that_was_read_before_a_set_and_comes_after_its_answer_counts_from_the_value_before_it() {
         const T0: Mono = Mono(60_000_000);
+        let dump = Source::Dump { asked: T0 };
         for (shown, counted) in [(83, 0), (85, 2), (88, 0), (92, 0), (93, 1)] {
             let mut quiet = Quiet::new(83);
             for sum in [88, 92] {
                 quiet.sent(sum);
                 quiet.ended(true, T0);
             }
-            assert_eq!(quiet.said(shown, Source::Dump, T0.plus_ms(1)), Some(counted), "{shown}");
+            assert_eq!(quiet.said(shown, dump, T0.plus_ms(40_000)), Some(counted), "{shown}");
             assert_eq!(quiet.believed(), shown.max(92));
         }
         let mut quiet = Quiet::new(83);
         quiet.sent(92);
         quiet.ended(true, T0);
-        assert_eq!(quiet.said(83, Source::Dump, T0.plus_ms(LIVELY_MS)), Some(-9), "long after it, it is a decrement");
+        let later = T0.plus_ms(LIVELY_MS);
+        assert_eq!(quiet.said(83, Source::Dump { asked: later }, later), Some(-9), "asked after it: a decrement");
     }
 
     #[test]
@@ -230,19 +235,21 @@ mod tests {
             let mut quiet = Quiet::new(140);
             quiet.sent(141);
             quiet.unanswered();
-            assert_eq!(quiet.said(shown, Source::Dump, Mono(60_000_000)), Some(counted));
+            assert_eq!(quiet.said(shown, ASKED, Mono(60_000_000)), Some(counted));
         }
     }
 
     #[test]
     fn the_first_messages_that_overtake_each_other_are_all_counted() {
-        for order in [[1, 2, 3, 4], [2, 3, 1, 4], [4, 3, 2, 1], [3, 4, 1, 2]] {
+        let orders = [[1, 2, 3, 4], [2, 3, 1, 4], [4, 3, 2, 1], [3, 4, 1, 2]];
+        let all = orders.into_iter().flat_map(|order| [(order, Source::Live), (order, Source::Repeated)]);
+        for (order, source) in all {
             // The mesh has 2, and the server may have had any of them before.
             let base = 2.min(order[0] - 1);
             let mut quiet = Quiet::new(base);
             quiet.guessed(Mono(60_000_000));
-            let counted = order.map(|said| quiet.said(said, Source::Live, Mono(60_000_000)).unwrap_or(0));
-            assert_eq!(counted.iter().sum::<i64>(), 4, "{order:?}");
+            let counted = order.map(|said| quiet.said(said, source, Mono(60_000_000)).unwrap_or(0));
+            assert_eq!(counted.iter().sum::<i64>(), 4, "{order:?}, {source:?}");
         }
     }
 
@@ -258,7 +265,7 @@ mod tests {
     fn a_dump_that_the_sum_has_not_reached_shows_the_base_and_what_was_counted() {
         let mut quiet = Quiet::new(4);
         quiet.sent(7);
-        assert_eq!(quiet.said(4, Source::Dump, Mono(0)), Some(0));
-        assert_eq!(quiet.said(5, Source::Dump, Mono(0)), Some(1));
+        assert_eq!(quiet.said(4, ASKED, Mono(0)), Some(0));
+        assert_eq!(quiet.said(5, ASKED, Mono(0)), Some(1));
     }
 }
