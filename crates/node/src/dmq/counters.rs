@@ -309,7 +309,12 @@ pub(crate) fn set_by_server(
             }
             quiet.said(said, source, cx.now.mono)
         }
-        Way::Stamped(stamped) => stamped.said(stamp.unwrap_or(0), said, sure, cx.now.mono),
+        Way::Stamped(stamped) => {
+            if guessed {
+                stamped.guessed(cx.now.mono);
+            }
+            stamped.said(stamp.unwrap_or(0), said, sure, cx.now.mono)
+        }
     };
     // An entry of 0 is a counter too.
     if let Some(step) = step

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use crate::io::Mono;
 
 /// A key counts as quiet after this long without a message from the server, milliseconds.
-const QUIET_MS: u64 = 50;
+pub(super) const QUIET_MS: u64 = 50;
 
 /// An entry of a dump that is below the base may be older than a live message that came up to this long before it,
 /// milliseconds.

@@ -22,9 +22,12 @@
 //!   moment when the line broke, if the server went beyond the sum before it came back; only then may the sum be wrong, by
 //!   what that one set told.
 //!
+//! Where the base was guessed from the first message, one that this had overtaken tells better, as in `quiet`.
+//!
 //! It leaves the sums and the requests to `counters`. Invariant: what [`Stamped::said`] has returned in all is the server's
 //! last value, less the value it began with, less what every taken set added to it.
 
+use super::quiet::QUIET_MS;
 use crate::io::Mono;
 
 /// A set is open to correction for so long, milliseconds: a server repeats a message for 30 s (`fr_timer`).
@@ -67,6 +70,8 @@ pub(super) struct Stamped {
     sent: Mono,
     /// Until when the next one has to wait for an old candidate.
     waits: Mono,
+    /// The base that was guessed, until the server is quiet for a moment, and when it was last heard.
+    guessed: Option<(i64, Mono)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +96,12 @@ impl Stamped {
     /// A counter of which the server is known to have nothing that is not in `value`.
     pub(super) fn new(value: i64) -> Self {
         let anchor = Said { stamp: 0, value, sure: true };
-        Self { anchor, sets: Vec::new(), counted: 0, open: false, sent: Mono(0), waits: Mono(0) }
+        Self { anchor, sets: Vec::new(), counted: 0, open: false, sent: Mono(0), waits: Mono(0), guessed: None }
+    }
+
+    /// The base is only guessed, from what the server says now.
+    pub(super) fn guessed(&mut self, now: Mono) {
+        self.guessed = Some((self.anchor.value, now));
     }
 
     /// Takes up what an earlier process of ours knew: the server had `value` with `stamp`, or with a later one.
@@ -110,6 +120,9 @@ impl Stamped {
     pub(super) fn said(&mut self, stamp: u64, value: i64, sure: bool, now: Mono) -> Option<i64> {
         self.settle(now);
         self.waits = Mono(0);
+        if let Some(step) = self.below_guessed(stamp, value, now) {
+            return Some(step);
+        }
         let said = Said { stamp, value, sure };
         let at = self.sets.partition_point(|set| set.stamp <= stamp);
         let newest = at == self.sets.len();
@@ -145,6 +158,17 @@ impl Stamped {
             set.last = Some(said);
         }
         Some(self.recount())
+    }
+
+    /// What more has been counted if a message that others had overtaken shows that the server had less than was guessed.
+    fn below_guessed(&mut self, stamp: u64, value: i64, now: Mono) -> Option<i64> {
+        let (base, heard) = self.guessed.take()?;
+        if now.ms_since(heard) >= QUIET_MS {
+            return None;
+        }
+        let earlier = stamp < self.anchor.stamp && value <= base;
+        self.guessed = Some((if earlier { value - 1 } else { base }, now));
+        earlier.then_some(base - value + 1)
     }
 
     /// What the server has, as far as is known.
@@ -318,6 +342,22 @@ mod tests {
         assert_eq!(counter.said(105, 2, true, T0), Some(1), "no, it was not: 1 + 1, then 2 + 1");
         assert_eq!(counter.believed(), 3);
         assert_eq!(counter.said(105, 2, true, T0), Some(0));
+    }
+
+    #[test]
+    fn the_first_messages_that_overtake_each_other_are_all_counted() {
+        for order in [[1, 2, 3, 4], [3, 4, 1, 2], [4, 3, 2, 1], [2, 3, 1, 4]] {
+            // The mesh has 1, and the server may have had it before.
+            let mut counter = Stamped::new(1.min(order[0] - 1));
+            counter.guessed(T0);
+            let counted = order.map(|said| counter.said(100 + said as u64, said, true, T0).unwrap_or(0));
+            assert_eq!(counted.iter().sum::<i64>(), 4, "{order:?}");
+            assert_eq!(counter.believed(), 4);
+        }
+        let mut counter = Stamped::new(1);
+        counter.guessed(T0);
+        assert_eq!(counter.said(103, 3, true, T0), Some(2));
+        assert_eq!(counter.said(101, 1, true, T0.plus_ms(QUIET_MS)), None, "a repetition of what was counted long ago");
     }
 
     #[test]
