@@ -16,6 +16,7 @@ impl Dmq {
     /// Cells have changed: every book that relied on what was there is put right, and the servers
     /// that do not hold the new version are to be told.
     pub(crate) fn on_changes(&mut self, changes: &[Change], cx: &mut Cx<'_>) {
+        let mut graves = Vec::new();
         for change in changes {
             if let (Cause::Forgotten, Some(old), true) = (change.cause, &change.old, cx.durable()) {
                 self.forget_entries(old);
@@ -75,8 +76,12 @@ impl Dmq {
                 self.doubt_change(change, cx);
             }
             if !orphans.is_empty() {
-                self.bury(change, orphans, cx);
+                graves.push((change, orphans));
             }
+        }
+        // A tombstone may get the slot of a cell that was forgotten, which has to be off all books by then.
+        for (change, orphans) in graves {
+            self.bury(change, orphans, cx);
         }
     }
 
