@@ -27,6 +27,8 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     nodes: BTreeMap<NodeId, Known>,
+    /// [`Known::seen`] as it is on disk.
+    saved: BTreeMap<NodeId, u64>,
     unsaved: Vec<(Vec<u8>, Option<Bytes>)>,
 }
 
@@ -40,9 +42,11 @@ impl Roster {
     /// Takes in an entry that was found on disk. Gives false if it makes no sense, or is not the roster's.
     pub(super) fn restore(&mut self, key: &[u8], value: &[u8]) -> bool {
         let Some(id) = key.strip_prefix(PREFIX).and_then(|id| id.try_into().ok()) else { return false };
-        match postcard::from_bytes(value) {
+        match postcard::from_bytes::<Known>(value) {
             Ok(known) => {
-                self.nodes.insert(NodeId(u64::from_be_bytes(id)), known);
+                let node = NodeId(u64::from_be_bytes(id));
+                self.saved.insert(node, known.seen);
+                self.nodes.insert(node, known);
                 true
             }
             Err(_) => false,
@@ -62,13 +66,10 @@ impl Roster {
         for &id in &replaced {
             self.remove(id);
         }
-        let stale = |held: &Known| {
-            let same = Known { seen: known.seen, ..held.clone() } == known;
-            !same || held.seen.abs_diff(known.seen) >= SAVE_EVERY_S
-        };
-        if self.nodes.get(&node).is_none_or(stale) {
+        let before = self.nodes.insert(node, known.clone());
+        let same = before.is_some_and(|before| Known { seen: known.seen, ..before } == known);
+        if !same || self.is_outdated(node, known.seen) {
             self.save(node, &known);
-            self.nodes.insert(node, known);
         }
         replaced
     }
@@ -76,11 +77,16 @@ impl Roster {
     /// The node is linked, or was until now.
     pub(super) fn seen(&mut self, node: NodeId, now_s: u64) {
         let Some(known) = self.nodes.get_mut(&node) else { return };
-        if now_s.abs_diff(known.seen) >= SAVE_EVERY_S {
-            known.seen = now_s;
-            let known = known.clone();
+        known.seen = now_s;
+        let known = known.clone();
+        if self.is_outdated(node, now_s) {
             self.save(node, &known);
         }
+    }
+
+    /// Whether what is on disk of a node is too old.
+    fn is_outdated(&self, node: NodeId, seen: u64) -> bool {
+        self.saved.get(&node).is_none_or(|saved| saved.abs_diff(seen) >= SAVE_EVERY_S)
     }
 
     /// Nodes that were last seen before `horizon_s`.
@@ -92,6 +98,7 @@ impl Roster {
     /// Forgets a node.
     pub(super) fn remove(&mut self, node: NodeId) {
         if self.nodes.remove(&node).is_some() {
+            self.saved.remove(&node);
             self.unsaved.push((key(node), None));
         }
     }
@@ -113,6 +120,7 @@ impl Roster {
 
     fn save(&mut self, node: NodeId, known: &Known) {
         let bytes = postcard::to_stdvec(known).expect("a roster entry serialises");
+        self.saved.insert(node, known.seen);
         self.unsaved.push((key(node), Some(bytes.into())));
     }
 }
@@ -148,6 +156,18 @@ mod tests {
         assert_eq!(roster.take_unsaved().len(), 1);
         roster.seen(NodeId(7), 5 + SAVE_EVERY_S);
         assert_eq!(roster.take_unsaved().len(), 1);
+    }
+
+    #[test]
+    fn a_node_that_is_linked_is_seen_now_whatever_the_disk_says() {
+        let mut roster = Roster::default();
+        roster.enter(NodeId(7), known(1, 5));
+        for now_s in [6, SAVE_EVERY_S] {
+            roster.seen(NodeId(7), now_s);
+            assert_eq!(roster.seen_before(now_s), []);
+        }
+        assert_eq!(roster.take_unsaved().len(), 1);
+        assert_eq!(roster.seen_before(SAVE_EVERY_S + 1), [NodeId(7)]);
     }
 
     #[test]
