@@ -144,7 +144,7 @@ pub(crate) struct Peer {
     /// What it may hold that nobody has told us.
     pub(crate) doubts: Doubts,
     /// The life that is on disk.
-    pub(crate) saved_life: Option<u64>,
+    pub(crate) saved_life: Option<SavedLife>,
     /// Cells about which it and another server spoke at the same time.
     pub(crate) contests: Contests,
     /// Tables that it does not have (it answered 500).
@@ -158,6 +158,30 @@ pub(crate) struct Peer {
     /// When it was last asked for its tables because one was unknown.
     pub(crate) learned_at: Option<Mono>,
     pub(crate) figures: Figures,
+}
+
+/// Large enough to tell whether large datagrams arrive, bytes: see [`Peer::echo_padding`].
+const ENOUGH: usize = 4_096;
+
+/// What goes to disk of a server's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SavedLife {
+    /// A counter of its Call-IDs.
+    counter: u64,
+    /// [`Peer::longest`], up to what counts.
+    longest: u16,
+}
+
+impl SavedLife {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        [&self.counter.to_be_bytes()[..], &self.longest.to_be_bytes()].concat()
+    }
+
+    /// `None` if the bytes make no sense.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (counter, longest) = bytes.split_first_chunk::<8>()?;
+        Some(Self { counter: u64::from_be_bytes(*counter), longest: u16::from_be_bytes(longest.try_into().ok()?) })
+    }
 }
 
 /// Cells that are contested, and when that will have been merged.
@@ -311,8 +335,20 @@ impl Peer {
     /// How much longer than an ordinary ping's answer its longest request is, bytes. Whatever way loses large datagrams loses
     /// those of 4 kB, which are fragments.
     pub(crate) fn echo_padding(&self) -> usize {
-        const ENOUGH: usize = 4_096;
         self.longest.min(ENOUGH).saturating_sub(self.ping_answer)
+    }
+
+    /// What the disk should have of its life; `None`: nothing.
+    pub(crate) fn life_to_save(&self) -> Option<SavedLife> {
+        let longest = self.longest.min(ENOUGH) as u16;
+        self.life.base().map(|counter| SavedLife { counter, longest })
+    }
+
+    /// Takes up what the disk had of its life.
+    pub(crate) fn resume_life(&mut self, saved: SavedLife) {
+        self.life = Life::resume(saved.counter);
+        self.longest = usize::from(saved.longest);
+        self.saved_life = Some(saved);
     }
 
     /// What a dump of it takes at least, messages.

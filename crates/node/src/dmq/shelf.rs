@@ -11,9 +11,8 @@ use crdt::{CellRef, Replica, Slot};
 use super::Dmq;
 use super::book::Entry;
 use super::counters::Key;
-use super::life::Life;
 use super::membership::socket_for;
-use super::peer::{Address, Peer};
+use super::peer::{Address, Peer, SavedLife};
 use crate::config::{Config, SipTransport};
 use crate::io::{Mono, Tree};
 
@@ -90,10 +89,8 @@ impl Dmq {
             let (uri, id) = (String::from_utf8_lossy(&key[..at]).into_owned(), &key[at + 1..]);
             let Some(peer) = self.restored_peer(&uri, config, now) else { continue };
             if id.is_empty() {
-                if let Ok(counter) = value.as_slice().try_into() {
-                    let counter = u64::from_be_bytes(counter);
-                    peer.life = Life::resume(counter);
-                    peer.saved_life = Some(counter);
+                if let Some(saved) = SavedLife::decode(value) {
+                    peer.resume_life(saved);
                 }
             } else if let Some(key) = counter_of(id) {
                 if let Ok(saved) = postcard::from_bytes(value) {
@@ -128,10 +125,10 @@ impl Dmq {
     pub(crate) fn take_puts(&mut self, replica: &Replica) -> Vec<Put> {
         let mut puts = std::mem::take(&mut self.puts);
         for peer in self.peers.values_mut() {
-            let life = peer.life.base();
+            let life = peer.life_to_save();
             if life != peer.saved_life {
                 peer.saved_life = life;
-                let value = life.map(|l| Bytes::copy_from_slice(&l.to_be_bytes()));
+                let value = life.map(|life| life.encode().into());
                 puts.push((life_key(&peer.uri), value));
             }
             for (slot, entry) in peer.book.take_unsaved() {
