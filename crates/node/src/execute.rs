@@ -1,6 +1,6 @@
 //! Writes that operators and embedders ask for.
 
-use crdt::{Order, Outcome, Rules, Slot, StampRule, TableRules, Write, counter};
+use crdt::{Order, Outcome, Rules, Slot, StampRule, TableRules, Wall, Write, counter};
 use tables::htable;
 use tables::location::{self, Contact, Member};
 
@@ -144,10 +144,39 @@ fn remove_contacts(aor: &[u8], uri: Option<&[u8]>, cx: &mut Cx<'_>) -> Result<Co
     }
     let count = found.len() as u64;
     for (slot, order, member) in found {
-        cx.replica.remove_observed(cx.now.wall, slot, order, 0);
+        match remembered(slot, order, cx) {
+            Some(then) => remove_remembered((aor, &member), then, cx)?,
+            None => _ = cx.replica.remove_observed(cx.now.wall, slot, order, 0),
+        }
         drop_aliases(aor, &member, cx);
     }
     Ok(CommandOk::Count(count))
+}
+
+/// The latest time at which a contact may have been written whose version is only what a dump told of it: in seconds, by the
+/// clock of its server. Elsewhere the same registration may be held as it was heard.
+fn remembered(slot: Slot, order: Order, cx: &Cx<'_>) -> Option<Wall> {
+    const SECOND_MS: u64 = 1_000;
+    let cell = cx.replica.cell(slot)?;
+    let (_, contact) = contact_of(&cell)?;
+    let then = contact.last_modified.checked_mul(SECOND_MS).filter(|then| *then == order.stamp.time.ms())?;
+    Some(Wall(then.saturating_add(SECOND_MS + cx.config.max_skew_ms)))
+}
+
+/// Removes such a contact, however exactly other nodes know when it was written.
+fn remove_remembered((aor, member): (&[u8], &[u8]), then: Wall, cx: &mut Cx<'_>) -> Result<(), CommandError> {
+    let removal = Write {
+        table: location::TABLE,
+        key: aor,
+        member,
+        rank: 0,
+        stamp: StampRule::At(then),
+        deadline: None,
+        body: None,
+        via: 0,
+        birth: None,
+    };
+    written(cx.replica.write(cx.now.wall, removal)).map(drop)
 }
 
 fn check_key(key: &[u8]) -> Result<(), CommandError> {
