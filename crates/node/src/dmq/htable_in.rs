@@ -17,6 +17,7 @@ use super::counters;
 use super::facts::{Expiry, Facts};
 use super::peer::Peer;
 use crate::cx::Cx;
+use crate::io::Mono;
 
 /// Differences below this, in seconds, are rounding and not a change (docs/rules.md 11).
 const SAME_WITHIN_S: u64 = 2;
@@ -299,8 +300,8 @@ pub(crate) fn matching(table: &str, on_values: bool, test: &dyn Fn(&[u8]) -> boo
         .collect()
 }
 
-/// One entry of a dump.
-pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx: &mut Cx<'_>) {
+/// One entry of a dump that was asked for then.
+pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &mut Facts, cx: &mut Cx<'_>) {
     let Some(table) = table_of(&cell.table, cx) else { return };
     let name = htable::name(&table).unwrap_or_default().to_owned();
     let key: &[u8] = &cell.key;
@@ -318,7 +319,7 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, facts: &mut Facts, cx:
         return;
     }
     let body = cell.value.encode();
-    let lately = held.as_ref().is_some_and(|h| peer.live_lately.contains(h.slot));
+    let lately = held.as_ref().is_some_and(|h| peer.is_touched(h.slot, asked));
     let same_value = held.as_ref().is_some_and(|h| h.body.as_deref() == Some(&body));
     if lately && !(set_at.is_some() && same_value) {
         return;

@@ -42,7 +42,7 @@ const OVER_MS: u64 = 5_000;
 const SILENCE_MS: u64 = 6_000;
 
 /// After this nothing of a dump can be on its way any more, milliseconds: its sender has given up repeating it.
-const LATE_MS: u64 = 40_000;
+pub(super) const LATE_MS: u64 = 40_000;
 
 /// The longest pause between two repetitions of a request, milliseconds: RFC 3261's T2.
 const T2_MS: u64 = 4_000;
@@ -95,6 +95,11 @@ pub(crate) struct Pull {
     took_ms: u64,
     begun: Mono,
     retry_at: Option<Mono>,
+    /// When questions for entries were asked of which no answer has been seen yet, oldest first, and the last of all.
+    entries_asked: Vec<Mono>,
+    entries_asked_last: Mono,
+    /// When what this pull has got of entries was asked for, at the earliest.
+    entries_from: Option<Mono>,
     /// Pulls in a row that did not show what had been told: it is told again, and asked for less and less often.
     fruitless: u32,
 }
@@ -123,6 +128,8 @@ enum Outcome {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Got {
     number: u32,
+    begun: Mono,
+    entries_from: Mono,
     contacts: Outcome,
     entries: Outcome,
     heard_since: bool,
@@ -184,6 +191,7 @@ impl Pull {
         self.quiet_ms = if careful { QUIET_MS } else { QUICK_MS };
         self.contacts = Outcome::Unknown;
         self.entries = Outcome::Unknown;
+        self.entries_from = None;
         self.heard_since = false;
         self.tail = None;
         self.tail_seen = false;
@@ -195,6 +203,30 @@ impl Pull {
         let first = if only_entries { DataChannel::Htable } else { DataChannel::Usrloc };
         self.stage = Some(Stage::new(first, now));
         first
+    }
+
+    /// Whether one was finished in this life of the server.
+    pub(crate) fn has_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// A question is sent.
+    fn asks(&mut self, channel: DataChannel, now: Mono) {
+        if channel == DataChannel::Htable {
+            self.entries_asked.retain(|at| now.ms_since(*at) < LATE_MS);
+            self.entries_asked.push(now);
+            self.entries_asked_last = now;
+        }
+    }
+
+    /// A part of a dump of entries has come: when it was asked for, at the earliest. A dump that was lost at first may come
+    /// behind the one that was asked for after it.
+    pub(crate) fn entries_came(&mut self, now: Mono) -> Mono {
+        self.entries_asked.retain(|at| now.ms_since(*at) < LATE_MS);
+        let earliest = self.entries_asked.first().copied().unwrap_or(self.entries_asked_last);
+        self.entries_asked.pop();
+        self.entries_from = Some(self.entries_from.map_or(earliest, |from| from.min(earliest)));
+        earliest
     }
 
     /// The next pull shall at least get the entries.
@@ -365,8 +397,9 @@ impl Pull {
     }
 
     fn got(&self) -> Got {
-        let Self { number, contacts, entries, heard_since, tail_seen, .. } = *self;
-        Got { number, contacts, entries, heard_since, tail_seen, gone: BTreeSet::new() }
+        let Self { number, begun, contacts, entries, heard_since, tail_seen, .. } = *self;
+        let entries_from = self.entries_from.map_or(begun, |from| from.min(begun));
+        Got { number, begun, entries_from, contacts, entries, heard_since, tail_seen, gone: BTreeSet::new() }
     }
 
     /// Whether the last pull got everything.

@@ -77,7 +77,7 @@ fn merge(peer: &mut Peer, row: &Row<'_>, member: &[u8], how: How, cx: &mut Cx<'_
                 _ => {}
             }
         }
-        if how == How::Dump && peer.live_lately.contains(held.slot) && !is_later(&held, contact) {
+        if how == How::Dump && peer.is_touched(held.slot, peer.pull.proves().0) && !is_later(&held, contact) {
             return;
         }
         match judge(peer, &held, contact, how) {

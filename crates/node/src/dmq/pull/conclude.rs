@@ -105,13 +105,16 @@ fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
     let sure = peer.book.contacts() / peer.batch <= SURE_MESSAGES || got.tail_seen;
     let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new() };
     for (slot, entry) in peer.book.iter() {
-        if entry.shown_in >= got.number || peer.live_lately.contains(slot) {
+        if entry.shown_in >= got.number {
             continue;
         }
-        let (complete, doubtful) = match cx.replica.table_of(slot) {
-            Some(location::TABLE) => (got.contacts, !sure),
-            _ => (got.entries, false),
+        let (complete, doubtful, asked) = match cx.replica.table_of(slot) {
+            Some(location::TABLE) => (got.contacts, !sure, got.begun),
+            _ => (got.entries, false, got.entries_from),
         };
+        if peer.is_touched(slot, asked) {
+            continue;
+        }
         if complete != Outcome::Complete || !got.heard_since || doubtful {
             continue;
         }
