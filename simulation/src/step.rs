@@ -257,7 +257,7 @@ impl World {
                     self.traffic.sip_bytes += bytes.len() as u64;
                     self.tcp_write_as(at, conn, bytes);
                 }
-                Output::SipClose { conn } => self.tcp_close_as(at, conn),
+                Output::SipClose { conn, at_once } => self.tcp_close_as(at, conn, at_once),
                 // Nobody watches.
                 Output::Event(_) => {}
             }

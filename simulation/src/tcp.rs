@@ -136,9 +136,12 @@ impl World {
     }
 
     /// A node closes a connection. It is not told of its end.
-    pub(crate) fn tcp_close_as(&mut self, from: At, id: ConnId) {
+    pub(crate) fn tcp_close_as(&mut self, from: At, id: ConnId, at_once: bool) {
         if let Some((ix, side)) = self.tcps.by_id.get(&(from, id)).copied() {
-            self.tcp_close(ix, side, true);
+            if let Some(tcp) = self.tcps.get_mut(ix).filter(|_| at_once) {
+                tcp.ways[usize::from(side)].items.clear();
+            }
+            self.tcp_close(ix, side, !at_once);
         }
     }
 

@@ -206,7 +206,7 @@ impl Run {
     }
 
     fn sip_closed(&mut self, conn: ConnId, whole: bool, now: Now) {
-        self.core.tcp.close(conn);
+        self.core.tcp.close(conn, false);
         self.input(Input::SipClosed { conn, whole }, now);
     }
 
@@ -244,7 +244,7 @@ impl Run {
             },
             Output::SipConnect { conn, socket, to } => self.core.tcp.connect(conn, socket, to),
             Output::SipStream { conn, bytes } => self.core.tcp.send(conn, bytes),
-            Output::SipClose { conn } => self.core.tcp.close(conn),
+            Output::SipClose { conn, at_once } => self.core.tcp.close(conn, at_once),
             Output::Persist(batch) => self.persist(batch),
             Output::Done { id, result } => {
                 // Nobody listens any more when the asking connection is gone.

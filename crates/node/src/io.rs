@@ -258,6 +258,8 @@ pub enum Output {
     SipClose {
         /// Which.
         conn: ConnId,
+        /// Whether what its peer has not acknowledged yet is not to be sent any more.
+        at_once: bool,
     },
     /// Write a batch; at most one is out at a time.
     Persist(Batch),

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::inbox::{Event, Inbox};
@@ -40,13 +40,14 @@ const READ: usize = 64 << 10;
 pub(crate) struct ConnHandle {
     sender: mpsc::UnboundedSender<Bytes>,
     queued: Arc<AtomicUsize>,
+    reset: Arc<Notify>,
 }
 
 impl ConnHandle {
     fn new() -> (Self, Queue) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let queued = Arc::new(AtomicUsize::new(0));
-        (Self { sender, queued: queued.clone() }, Queue { receiver, queued })
+        let (queued, reset) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        (Self { sender, queued: queued.clone(), reset: reset.clone() }, Queue { receiver, queued, reset })
     }
 
     /// Queues bytes. False: too much waits already, or the connection is gone.
@@ -60,6 +61,8 @@ impl ConnHandle {
 struct Queue {
     receiver: mpsc::UnboundedReceiver<Bytes>,
     queued: Arc<AtomicUsize>,
+    /// Whoever is notified drops what is queued, here and in the kernel.
+    reset: Arc<Notify>,
 }
 
 /// All TCP connections of the node.
@@ -124,9 +127,13 @@ impl Connections {
         }
     }
 
-    /// Closes it after what was sent.
-    pub(crate) fn close(&mut self, conn: ConnId) {
-        self.open.remove(&conn);
+    /// Closes it after what was sent; `at_once`: with a reset, instead of that.
+    pub(crate) fn close(&mut self, conn: ConnId, at_once: bool) {
+        if let Some(Some(handle)) = self.open.remove(&conn)
+            && at_once
+        {
+            handle.reset.notify_one();
+        }
     }
 }
 
@@ -167,20 +174,25 @@ async fn accept(socket: SocketId, listener: TcpListener, next: Arc<AtomicU64>, r
 async fn serve(conn: ConnId, stream: TcpStream, queue: Queue, inbox: &Inbox) {
     // Without it small answers would wait for the acknowledgement of earlier ones; failing is harmless.
     let _ = stream.set_nodelay(true);
-    let (reader, writer) = stream.into_split();
+    let reset = queue.reset.clone();
+    let (mut reader, writer) = stream.into_split();
     let mut write = std::pin::pin!(write(writer, queue));
     let peer_ended = tokio::select! {
-        whole = read(conn, reader, inbox) => Some(whole),
-        () = &mut write => None,
+        biased;
+        () = reset.notified() => None,
+        whole = read(conn, &mut reader, inbox) => Some(whole),
+        () = &mut write => return inbox.push_behind(Event::SipClosed { conn, whole: false }),
     };
     inbox.push_behind(Event::SipClosed { conn, whole: peer_ended == Some(true) });
-    if peer_ended.is_some() {
-        write.await;
+    match peer_ended {
+        Some(_) => write.await,
+        // Closing it then sends a reset, and nothing of what waits.
+        None => _ = reader.as_ref().set_zero_linger(),
     }
 }
 
 /// Reads until there is nothing more; whether that was the peer's end of it.
-async fn read(conn: ConnId, mut reader: OwnedReadHalf, inbox: &Inbox) -> bool {
+async fn read(conn: ConnId, reader: &mut OwnedReadHalf, inbox: &Inbox) -> bool {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(READ);
@@ -243,10 +255,24 @@ mod tests {
         assert!(matches!(events.next(), Event::SipStream { bytes, .. } if bytes == "question"));
         connections.send(conn, Bytes::from_static(b"answer"));
         assert!(matches!(events.next(), Event::SipClosed { .. }));
-        connections.close(conn);
+        connections.close(conn, false);
         let mut answer = Vec::new();
         peer.read_to_end(&mut answer).await.expect("read");
         assert_eq!(answer, b"answer");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_connection_that_is_closed_at_once_carries_nothing_more() {
+        let (mut connections, mut events, addr) = listening().await;
+        let mut peer = TcpStream::connect(addr).await.expect("connected");
+        let Event::SipConnected { conn, handle: Some(handle), .. } = events.next() else { panic!("not connected") };
+        connections.add(conn, handle);
+        // More than the buffers of both sides take.
+        connections.send(conn, Bytes::from(vec![0; 32 << 20]));
+        connections.close(conn, true);
+        assert!(matches!(events.next(), Event::SipClosed { .. }));
+        let ended = peer.read_to_end(&mut Vec::new()).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

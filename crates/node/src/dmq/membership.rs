@@ -114,7 +114,14 @@ impl Dmq {
     }
 
     /// A server sent a node list; returns the body of the 200.
-    pub(crate) fn notified(&mut self, id: PeerId, body: &[u8], nodes: &[SocketAddr], cx: &mut Cx<'_>) -> Vec<u8> {
+    pub(crate) fn notified(
+        &mut self,
+        id: PeerId,
+        body: &[u8],
+        nodes: &[SocketAddr],
+        front: &mut Front,
+        cx: &mut Cx<'_>,
+    ) -> Vec<u8> {
         let (lines, bad) = notification::decode(body);
         cx.stats.dmq_node_lines_bad += u64::from(bad);
         let uri = self.peers.get(&id).map(|p| p.uri.clone()).unwrap_or_default();
@@ -123,8 +130,7 @@ impl Dmq {
             .any(|line| line.status == Some(Status::Disabled) && address_of(line).is_some_and(|a| a.uri() == uri));
         if leaves && let Some(peer) = self.peers.get_mut(&id) {
             peer.phase = Phase::Left;
-            peer.feed.suspend();
-            peer.counters.suspend();
+            suspend(peer, front, cx);
             self.notes_changed = true;
             cx.log(Level::Info, format!("server {uri} has left"));
         } else if !lines.is_empty() {
@@ -270,7 +276,7 @@ impl Dmq {
                 peer.missed();
             }
             if quiet && peer.phase == Phase::Active {
-                self.went_silent(id, "a ping had no answer", cx);
+                self.went_silent(id, "a ping had no answer", front, cx);
             }
             return;
         };
@@ -325,7 +331,7 @@ impl Dmq {
     }
 
     /// It does not answer: nothing but pings is sent until it does.
-    pub(crate) fn went_silent(&mut self, id: PeerId, why: &str, cx: &mut Cx<'_>) {
+    pub(crate) fn went_silent(&mut self, id: PeerId, why: &str, front: &mut Front, cx: &mut Cx<'_>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.phase != Phase::Active {
             return;
@@ -333,13 +339,24 @@ impl Dmq {
         peer.phase = Phase::Silent;
         peer.missed();
         peer.lists_us = false;
-        peer.feed.suspend();
-        peer.counters.suspend();
+        suspend(peer, front, cx);
         peer.pull.stop();
         peer.ping_at = cx.now.mono.plus_ms(SILENT_PING_MS);
         self.notes_changed = true;
         let text = format!("server {} does not answer: {why}", peer.uri);
         cx.log(Level::Warn, text);
+    }
+}
+
+/// Nothing more is told, nor repeated: a repetition might arrive behind what is told when it is back.
+fn suspend(peer: &mut Peer, front: &mut Front, cx: &mut Cx<'_>) {
+    peer.feed.suspend();
+    peer.counters.suspend(cx.now.mono);
+    let id = peer.id;
+    front.drop_requests(|ask| matches!(ask, Ask::Feed { peer, .. } if *peer == id));
+    if peer.address.transport == SipTransport::Tcp {
+        front.cut_off(peer.address.addr, cx);
+        peer.streams.silent();
     }
 }
 

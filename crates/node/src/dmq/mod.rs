@@ -101,8 +101,18 @@ pub(crate) enum How {
     Live,
     /// In a dump: old news.
     Dump,
-    /// Live, but held for the owner until now; it arrived then.
+    /// Live, but held until now: here for the owner, and it arrived then; or on its way, and it was said then or later.
     Held(Wall),
+}
+
+impl How {
+    /// The same for what says itself when that was, unix milliseconds.
+    fn said_at(self, stamp: Option<u64>, now: Wall) -> Self {
+        match (self, stamp) {
+            (Self::Held(since), Some(ms)) => Self::Held(Wall(ms.max(since.0).min(now.0))),
+            (how, _) => how,
+        }
+    }
 }
 
 /// What an open request of ours was for.
@@ -244,7 +254,7 @@ impl Dmq {
                     Ended::TimedOut => {
                         cx.stats.dmq_unanswered += 1;
                         if feed::timed_out(peer, &fed, cx) {
-                            self.went_silent(id, "two requests had no answer", cx);
+                            self.went_silent(id, "two requests had no answer", front, cx);
                         }
                     }
                 }

@@ -88,8 +88,9 @@ pub(crate) struct Pull {
     entries_wanted: bool,
     /// Absences found by the pull before, waiting for confirmation.
     suspected: usize,
-    /// When a message of one came last, or could have.
+    /// When a message of one came last, or could have; and whether that one was broken off.
     last: Option<Mono>,
+    stopped: bool,
     /// When the last one that asked for contacts ended, and how long the server was busy with it.
     ended: Option<Mono>,
     took_ms: u64,
@@ -239,9 +240,12 @@ impl Pull {
         self.entries_wanted
     }
 
-    /// Breaks off; what has arrived stays.
+    /// Breaks off; what has arrived stays, and more may come.
     pub(crate) fn stop(&mut self) {
-        self.last = self.stage.take().map(|stage| stage.last).or(self.last);
+        if let Some(stage) = self.stage.take() {
+            self.last = Some(stage.last);
+            self.stopped = true;
+        }
     }
 
     /// Whether this pull has asked for contacts.
@@ -253,6 +257,7 @@ impl Pull {
     pub(crate) fn dump(&self, now: Mono) -> Dump {
         match self.last {
             _ if self.is_open() && self.asks_contacts() => Dump::Open,
+            Some(last) if now.ms_since(last) < LATE_MS && self.stopped => Dump::Open,
             Some(last) if now.ms_since(last) < LATE_MS => Dump::Late,
             _ => Dump::No,
         }
@@ -371,6 +376,7 @@ impl Pull {
         self.stage = None;
         self.finished = true;
         self.last = Some(now);
+        self.stopped = false;
         // One of entries alone does not put off the proof of contacts.
         if self.contacts != Outcome::Unknown {
             self.ended = Some(now);

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use crdt::planted::{self, Bug};
 use crdt::{Cause, Change, Slot};
-use kdmq::{Channel, htable, usrloc};
+use kdmq::life::CallIdCounter as Mark;
+use kdmq::{Channel, Generation, htable, usrloc};
 use tables::location::{self, Member};
 
 use super::book::{Note, Proof, Ruid, fingerprint};
@@ -88,10 +89,13 @@ impl Dmq {
             Sign::None | Sign::Same => {}
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
-        if let Path::Tcp { conn, .. } = request.path
-            && peer.streams.heard(conn, cx.now.mono)
-        {
-            peer.missed_something();
+        let mut live = How::Live;
+        if let Path::Tcp { conn, .. } = request.path {
+            if peer.streams.heard(conn, cx.now) {
+                peer.missed_something();
+            }
+            // When it was said is not known; it is better taken for too old than for news.
+            live = peer.streams.held_up(conn).map_or(live, How::Held);
         }
         peer.heard = Some(cx.now.mono);
         peer.longest = peer.longest.max(message.size());
@@ -99,11 +103,11 @@ impl Dmq {
         self.is_there(id, cx);
         match channel {
             Channel::Notification => {
-                let body = self.notified(id, message.body, nodes, cx);
+                let body = self.notified(id, message.body, nodes, front, cx);
                 Reply { code: 200, body: Some(body), promises: false }
             }
-            Channel::Usrloc => self.usrloc(id, message.body, mark, cx),
-            Channel::Htable => self.htable(id, message.body, mark, cx),
+            Channel::Usrloc => self.usrloc(id, message.body, mark, live, cx),
+            Channel::Htable => self.htable(id, message.body, mark, live, cx),
             Channel::Dialog | Channel::Presence | Channel::Custom(_) => {
                 cx.stats.dmq_other_channels += 1;
                 Reply::code(404)
@@ -124,7 +128,7 @@ impl Dmq {
         cx.log(Level::Info, text);
     }
 
-    fn usrloc(&mut self, id: PeerId, body: &[u8], mark: Option<kdmq::life::CallIdCounter>, cx: &mut Cx<'_>) -> Reply {
+    fn usrloc(&mut self, id: PeerId, body: &[u8], mark: Option<Mark>, live: How, cx: &mut Cx<'_>) -> Reply {
         let batch = match usrloc::decode(body) {
             Ok(batch) => batch,
             Err(error) => return malformed(error.status(), cx),
@@ -149,14 +153,18 @@ impl Dmq {
         if dump {
             peer.pull.arrived(mark, cx.now.mono);
         }
-        let how = if dump { How::Dump } else { How::Live };
+        let dump = dump || batch.actions.iter().any(|action| usrloc_in::is_old(peer, action, cx));
         for action in &batch.actions {
             match action {
                 usrloc::Action::None => {}
-                usrloc::Action::Update(row) => usrloc_in::update(peer, row, how, cx),
+                usrloc::Action::Update(row) => {
+                    let stamp = Some(row.contact.last_modified.saturating_mul(1_000));
+                    let how = if dump { How::Dump } else { live.said_at(stamp, cx.now.wall) };
+                    usrloc_in::update(peer, row, how, cx);
+                }
                 usrloc::Action::Remove(row) => {
                     peer.life.is_live(mark);
-                    usrloc_in::remove(peer, row, How::Live, cx);
+                    usrloc_in::remove(peer, row, live, cx);
                 }
                 usrloc::Action::Sync => asked_for_all(peer, DataChannel::Usrloc, cx),
             }
@@ -170,7 +178,7 @@ impl Dmq {
         Reply { code: 200, body: None, promises: true }
     }
 
-    fn htable(&mut self, id: PeerId, body: &[u8], mark: Option<kdmq::life::CallIdCounter>, cx: &mut Cx<'_>) -> Reply {
+    fn htable(&mut self, id: PeerId, body: &[u8], mark: Option<Mark>, live: How, cx: &mut Cx<'_>) -> Reply {
         let action = match htable::decode(body) {
             Ok(action) => action,
             Err(error) => return malformed(error.status(), cx),
@@ -201,7 +209,11 @@ impl Dmq {
             htable::Action::Sync { .. } => asked_for_all(peer, DataChannel::Htable, cx),
             action => {
                 peer.life.is_live(mark);
-                htable_in::take(peer, action, &self.facts, How::Live, cx);
+                let stamp = match action {
+                    htable::Action::Set { last_modified, .. } if peer.generation == Generation::V6 => *last_modified,
+                    _ => None,
+                };
+                htable_in::take(peer, action, &self.facts, live.said_at(stamp, cx.now.wall), cx);
                 repeats(peer, htable_in::slot_of(action, cx), cx);
                 learn_of(peer, action, &self.facts, cx);
                 let about = htable_in::slot_of(action, cx).into_iter().collect();

@@ -8,10 +8,12 @@
 //!
 //! It leaves to `pull` what a dump shows. Invariant: [`Streams::due`] names a pull only if nothing was lost since its question.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+
+use crdt::Wall;
 
 use super::pull::Got;
-use crate::io::{ConnId, Mono};
+use crate::io::{ConnId, Mono, Now};
 
 /// When a connection moves again, what was held up comes at once: so long after it has moved, everything older is there,
 /// milliseconds.
@@ -21,14 +23,26 @@ const FLUSH_MS: u64 = 4_000;
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     /// Those that have brought a request, and are open here.
-    open: BTreeSet<ConnId>,
-    /// The last one ended half way, and none has come since: the server may still write to it.
+    open: BTreeMap<ConnId, Open>,
+    /// The server may still write to one that is dead, because the last one ended half way, or is none of this process: the
+    /// next one that comes shows that it has found out.
     broken: bool,
     /// How often something may have been lost.
     losses: u32,
     /// That number when the open pull was asked.
     asked: u32,
     waiting: Option<Waiting>,
+}
+
+/// A connection of the server's.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    /// When something came on it last.
+    heard: Wall,
+    /// Whether the server has been silent since.
+    silent: bool,
+    /// What comes now may have been held up since then; until when that is so.
+    held_up: Option<(Wall, Mono)>,
 }
 
 /// A pull whose absences count once its connection has moved.
@@ -40,8 +54,15 @@ struct Waiting {
 
 impl Streams {
     /// A request came on this connection. Returns whether something before it may have been lost.
-    pub(crate) fn heard(&mut self, conn: ConnId, now: Mono) -> bool {
-        let new = self.open.insert(conn);
+    pub(crate) fn heard(&mut self, conn: ConnId, now: Now) -> bool {
+        let before = self.open.get(&conn).copied();
+        let held_up = match before {
+            Some(Open { heard, silent: true, .. }) => Some((heard, now.mono.plus_ms(FLUSH_MS))),
+            Some(Open { held_up, .. }) => held_up.filter(|(_, until)| now.mono < *until),
+            None => None,
+        };
+        self.open.insert(conn, Open { heard: now.wall, silent: false, held_up });
+        let new = before.is_none();
         // One beside another: the server may have found out that the other one is dead.
         if new && (self.broken || self.open.len() > 1) {
             self.broken = false;
@@ -49,14 +70,24 @@ impl Streams {
             return true;
         }
         if let Some(waiting) = &mut self.waiting {
-            waiting.moved.get_or_insert(now);
+            waiting.moved.get_or_insert(now.mono);
         }
         false
     }
 
+    /// The server is silent: what it says meanwhile is held up, and comes all at once later, if at all.
+    pub(crate) fn silent(&mut self) {
+        self.open.values_mut().for_each(|open| open.silent = true);
+    }
+
+    /// Since when what comes on this connection now may have been held up.
+    pub(crate) fn held_up(&self, conn: ConnId) -> Option<Wall> {
+        self.open.get(&conn)?.held_up.map(|(since, _)| since)
+    }
+
     /// A connection ended; `whole` if all that was sent on it has come. Returns whether something may have been lost.
     pub(crate) fn closed(&mut self, conn: ConnId, whole: bool) -> bool {
-        if !self.open.remove(&conn) || whole {
+        if self.open.remove(&conn).is_none() || whole {
             return false;
         }
         self.broken = true;
@@ -69,9 +100,11 @@ impl Streams {
         self.waiting = None;
     }
 
-    /// The server is asked for everything.
+    /// The server is asked for everything. If no connection of it is known here, it may still write to one that an earlier
+    /// process of ours had: what it answers until it finds out that this is dead is lost.
     pub(crate) fn asked(&mut self) {
         self.asked = self.losses;
+        self.broken |= self.open.is_empty();
     }
 
     /// A pull has ended, and its absences would count. The oldest one waits: what a later one shows is not absent.
@@ -105,9 +138,13 @@ mod tests {
     const A: ConnId = ConnId(1);
     const B: ConnId = ConnId(2);
 
+    fn at(mono: Mono) -> Now {
+        Now { mono, wall: Wall(1_800_000_000_000 + mono.ms()) }
+    }
+
     fn asked_and_waiting() -> Streams {
         let mut streams = Streams::default();
-        assert!(!streams.heard(A, Mono(0)), "nothing came before the first one");
+        assert!(!streams.heard(A, at(Mono(0))), "nothing came before the first one");
         streams.asked();
         streams.wait(Got::default());
         streams
@@ -117,7 +154,7 @@ mod tests {
     fn a_dump_is_whole_when_its_connection_has_carried_something_behind_it() {
         let mut streams = asked_and_waiting();
         assert_eq!(streams.due_at(), None);
-        assert!(!streams.heard(A, Mono(0).plus_ms(10)));
+        assert!(!streams.heard(A, at(Mono(0).plus_ms(10))));
         let due = Mono(0).plus_ms(10 + FLUSH_MS);
         assert_eq!(streams.due_at(), Some(due));
         assert!(streams.due(Mono(0).plus_ms(10)).is_none());
@@ -128,17 +165,45 @@ mod tests {
     fn a_dump_on_a_connection_that_ended_half_way_proves_nothing() {
         let mut streams = asked_and_waiting();
         assert!(streams.closed(A, false));
-        assert!(streams.heard(B, Mono(1)), "what was written to the old one until now is lost as well");
-        assert!(!streams.heard(B, Mono(2)));
+        assert!(streams.heard(B, at(Mono(1))), "what was written to the old one until now is lost as well");
+        assert!(!streams.heard(B, at(Mono(2))));
         assert_eq!(streams.due_at(), None);
+    }
+
+    #[test]
+    fn the_answer_to_a_process_that_has_no_connection_yet_may_go_to_one_of_the_process_before() {
+        let mut streams = Streams::default();
+        streams.asked();
+        streams.wait(Got::default());
+        assert!(streams.heard(A, at(Mono(0))), "what went to the dead one is lost");
+        assert_eq!(streams.due_at(), None);
+        streams.asked();
+        streams.wait(Got::default());
+        assert!(!streams.heard(A, at(Mono(1))));
+        assert_eq!(streams.due_at(), Some(Mono(1).plus_ms(FLUSH_MS)));
+    }
+
+    #[test]
+    fn what_was_held_up_while_the_server_was_silent_comes_at_once() {
+        let mut streams = Streams::default();
+        let (first, later) = (at(Mono(0)), at(Mono(0).plus_ms(60_000)));
+        streams.heard(A, first);
+        assert_eq!(streams.held_up(A), None);
+        streams.silent();
+        for now in [later, at(later.mono.plus_ms(FLUSH_MS - 1))] {
+            assert!(!streams.heard(A, now));
+            assert_eq!(streams.held_up(A), Some(first.wall));
+        }
+        streams.heard(A, at(later.mono.plus_ms(FLUSH_MS)));
+        assert_eq!(streams.held_up(A), None);
     }
 
     #[test]
     fn a_second_connection_beside_the_first_means_that_the_first_may_be_dead() {
         let mut streams = asked_and_waiting();
-        assert!(streams.heard(B, Mono(1)));
+        assert!(streams.heard(B, at(Mono(1))));
         streams.wait(Got::default());
-        assert!(!streams.heard(A, Mono(2)) && !streams.heard(B, Mono(2)), "both are known now");
+        assert!(!streams.heard(A, at(Mono(2))) && !streams.heard(B, at(Mono(2))), "both are known now");
         assert_eq!(streams.due_at(), None);
     }
 
@@ -146,7 +211,7 @@ mod tests {
     fn a_connection_that_was_closed_in_order_has_lost_nothing() {
         let mut streams = asked_and_waiting();
         assert!(!streams.closed(A, true));
-        assert!(!streams.heard(B, Mono(1)));
+        assert!(!streams.heard(B, at(Mono(1))));
         assert_eq!(streams.due_at(), Some(Mono(1).plus_ms(FLUSH_MS)));
     }
 }

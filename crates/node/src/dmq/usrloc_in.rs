@@ -13,7 +13,9 @@ use tables::location::{self, Contact, Event, Member};
 
 use super::How;
 use super::book::{Note, Proof, Ruid};
+use super::life::Dump;
 use super::peer::Peer;
+use super::pull::LATE_MS;
 use crate::cx::Cx;
 
 /// What the store holds for a contact.
@@ -55,11 +57,28 @@ pub(crate) fn is_fresh(action: &kdmq::usrloc::Action<'_>, now: Wall) -> bool {
     matches!(action, kdmq::usrloc::Action::Update(row) if row.contact.last_modified.abs_diff(now.0 / 1_000) <= JUST_S)
 }
 
-/// Whether a live message about a contact was lost at first. Contacts are stamped in seconds.
+/// How late a live message about a contact is that was lost at first, milliseconds. Contacts are stamped in seconds.
+const LOST_MS: u64 = 3_000;
+
+/// Whether an update tells of so long ago that it belongs to a dump, whichever process sent it: nobody repeats for so long, or
+/// a dump is under way, and then it is better to take it at the time that it tells.
+pub(crate) fn is_old(peer: &mut Peer, action: &kdmq::usrloc::Action<'_>, cx: &Cx<'_>) -> bool {
+    let kdmq::usrloc::Action::Update(row) = action else { return false };
+    let least = if peer.pull.dump(cx.now.mono) == Dump::No { LATE_MS } else { LOST_MS };
+    lateness(peer, &row.contact, cx) >= least
+}
+
+/// Whether a live message about a contact was lost at first.
 fn is_late(peer: &mut Peer, contact: &Contact<'_>, cx: &Cx<'_>) -> bool {
-    const LATE_MS: u64 = 3_000;
-    let stamp = contact.last_modified.saturating_mul(1_000);
-    stamp > 0 && peer.contact_lateness.of(stamp, cx.now.wall.0, cx.now.mono) >= LATE_MS
+    lateness(peer, contact, cx) >= LOST_MS
+}
+
+/// How long ago a message tells what it tells, milliseconds; 0 if it does not say.
+fn lateness(peer: &mut Peer, contact: &Contact<'_>, cx: &Cx<'_>) -> u64 {
+    match contact.last_modified.saturating_mul(1_000) {
+        0 => 0,
+        stamp => peer.contact_lateness.of(stamp, cx.now.wall.0, cx.now.mono),
+    }
 }
 
 fn merge(peer: &mut Peer, row: &Row<'_>, member: &[u8], how: How, cx: &mut Cx<'_>) {
@@ -107,9 +126,9 @@ fn merge(peer: &mut Peer, row: &Row<'_>, member: &[u8], how: How, cx: &mut Cx<'_
 
 /// Whether a server that has just come back says what it had said before a removal: news are told at once.
 fn is_repeated(peer: &Peer, held: &Held<'_>, new: &Contact<'_>, how: How) -> bool {
-    const LATE_MS: u64 = 2_000;
+    const RECENT_MS: u64 = 2_000;
     let happened = new.last_modified.saturating_mul(1_000);
-    let earlier = happened.saturating_add(LATE_MS) < held.order.stamp.time.ms();
+    let earlier = happened.saturating_add(RECENT_MS) < held.order.stamp.time.ms();
     !held.live && earlier && how != How::Dump && peer.comeback.look_at.is_some()
 }
 

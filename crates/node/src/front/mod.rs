@@ -241,7 +241,7 @@ impl Front {
             Err(_) => {
                 cx.stats.sip_malformed += 1;
                 self.closed(id, false);
-                cx.out.push_back(Output::SipClose { conn: id });
+                cx.out.push_back(Output::SipClose { conn: id, at_once: false });
                 None
             }
         }
@@ -434,6 +434,14 @@ impl Front {
         self.conns.insert(id, conn);
         self.dialed.insert(to, id);
         cx.out.push_back(Output::SipConnect { conn: id, socket, to });
+    }
+
+    /// Cuts off the connection to a server: what waits there would arrive behind what it is told later.
+    pub(crate) fn cut_off(&mut self, to: SocketAddr, cx: &mut Cx<'_>) {
+        if let Some(conn) = self.dialed.remove(&to) {
+            self.conns.remove(&conn);
+            cx.out.push_back(Output::SipClose { conn, at_once: true });
+        }
     }
 
     /// Ends the open requests that are chosen, without an outcome.
