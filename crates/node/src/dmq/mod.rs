@@ -316,9 +316,17 @@ impl Dmq {
     }
 
     /// Whether servers may be attached that have not yet said what they hold.
-    pub(crate) fn is_settling(&self, now: Mono) -> bool {
+    pub(crate) fn is_settling(&self, config: &Config, now: Mono) -> bool {
         const YOUNG_MS: u64 = 60_000;
-        let unheard = |p: &Peer| p.owned && p.phase == Phase::Active && p.ask_first;
+        let unheard = |p: &Peer| match p.phase {
+            Phase::Active => p.owned && p.ask_first,
+            // It restarted, or came to us, and went before it could be asked. It is waited for as long as a node is.
+            Phase::Silent => {
+                let lately = p.heard.is_some_and(|at| now.ms_since(at) < config.forget_after_s * 1_000);
+                p.owned && !p.pull.has_finished() && lately
+            }
+            Phase::New | Phase::Left => false,
+        };
         now.ms_since(self.started) < YOUNG_MS || self.peers.values().any(unheard)
     }
 
