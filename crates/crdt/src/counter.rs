@@ -97,9 +97,18 @@ fn greatest_live_epoch(held: &[Held]) -> Rank {
 
 /// The counter's value; `None` if it does not exist, or was deleted.
 pub fn value(replica: &Replica, table: &str, key: &[u8], now: Wall) -> Option<i64> {
-    let held = held(replica, table, key, now);
-    let epoch = greatest_live_epoch(&held);
-    let counted = held.iter().filter(|h| h.order.rank == epoch).filter_map(|h| h.live).filter(|c| !c.deleted);
+    sum(&held(replica, table, key, now), |_| true)
+}
+
+/// What other process lifetimes have contributed to the counter's value; `None` if it does not exist, was deleted, or is all
+/// our own.
+pub fn value_of_others(replica: &Replica, table: &str, key: &[u8], now: Wall) -> Option<i64> {
+    sum(&held(replica, table, key, now), |held| !held.ours)
+}
+
+fn sum(held: &[Held], wanted: impl Fn(&Held) -> bool) -> Option<i64> {
+    let epoch = greatest_live_epoch(held);
+    let counted = held.iter().filter(|h| h.order.rank == epoch && wanted(h)).filter_map(|h| h.live).filter(|c| !c.deleted);
     let sum = counted.map(|c| i128::from(c.plus) - i128::from(c.minus)).reduce(|a, b| a + b)?;
     Some(sum.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64)
 }

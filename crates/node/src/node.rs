@@ -188,12 +188,16 @@ impl Node {
             for (key, value) in self.dmq.take_puts(cx.replica) {
                 self.journal.put(Tree::Books, key, value);
             }
+            if self.dmq.wants_ticket() {
+                self.dmq.ticket(self.journal.wait());
+            }
         } else {
             self.dmq.drop_puts();
         }
         self.journal.flush(&mut cx);
         let journal = &self.journal;
         self.front.persisted(|ticket| journal.done(ticket), &mut cx);
+        self.dmq.kept(&|ticket| journal.done(ticket));
         while self.waiting.front().is_some_and(|(ticket, ..)| self.journal.done(*ticket)) {
             if let Some((_, id, result)) = self.waiting.pop_front() {
                 self.out.push_back(Output::Done { id, result });
@@ -232,6 +236,11 @@ impl Node {
     }
 }
 
+/// How long each of several nodes that meet at once leaves it to the one before to count what their servers have, milliseconds,
+/// and of how many at most: what the first has counted the others know then.
+const SETTLE_TURN_MS: u64 = 1_000;
+const SETTLE_TURNS: u64 = 10;
+
 /// Brings the two halves together on who speaks for which server.
 fn own(dmq: &mut Dmq, mesh: &mut Mesh, cx: &mut Cx<'_>) {
     dmq.set_nodes(mesh.sip_addrs().collect::<Vec<SocketAddr>>());
@@ -239,6 +248,12 @@ fn own(dmq: &mut Dmq, mesh: &mut Mesh, cx: &mut Cx<'_>) {
         return;
     }
     let first = dmq.attend();
+    if let Some(since) = mesh.level_since(cx.config, cx.now.mono) {
+        dmq.join();
+        if cx.now.mono.ms_since(since) >= SETTLE_TURN_MS * mesh.nodes_before(cx.config).min(SETTLE_TURNS) {
+            dmq.settle_counters(cx);
+        }
+    }
     if let Some(notes) = dmq.take_notes() {
         let notes = notes.into_iter().map(|(uri, life)| ServerNote { uri: uri.into_bytes(), life });
         mesh.set_servers(notes.collect(), cx);

@@ -40,8 +40,13 @@ pub(crate) struct Counters {
     stampless: bool,
     /// Keys of which something else is known than what is on disk.
     unsaved: BTreeSet<Key>,
+    /// Keys whose sums are told once the disk knows that, each with the journal's ticket, when there is one.
+    intents: BTreeMap<Key, Option<u64>>,
     /// What the disk had, until [`Counters::verify`].
     restored: BTreeMap<Key, Saved>,
+    /// What the server had of keys when it first spoke, while nobody could say what of that is known elsewhere: see
+    /// [`settle_unknown`].
+    unknown: BTreeMap<Key, i64>,
 }
 
 /// What goes to disk of a counter: with it a process that restarts counts what the server counted meanwhile, and nothing twice.
@@ -98,8 +103,11 @@ impl Counters {
             };
             Saved { base, stamp, telling, origin: origin.0, own: counter::last_write(replica, table, key, origin) }
         };
-        let unsaved = std::mem::take(&mut self.unsaved);
-        unsaved.into_iter().map(|key| (key.clone(), self.keys.get(&key).map(|known| saved(&key, known)))).collect()
+        // What is not settled must not be taken for counted by the next process.
+        let unsettled = self.unsaved.iter().filter(|key| self.unknown.contains_key(*key)).cloned().collect();
+        let unsaved = std::mem::replace(&mut self.unsaved, unsettled);
+        let unsaved = unsaved.into_iter().filter(|key| !self.unknown.contains_key(key));
+        unsaved.map(|key| (key.clone(), self.keys.get(&key).map(|known| saved(&key, known)))).collect()
     }
 
     /// We have counted, here or for another server: what is on disk has to say so too.
@@ -141,12 +149,14 @@ impl Counters {
         self.unsaved.extend(std::mem::take(&mut self.keys).into_keys());
         self.restored.clear();
         self.dirty.clear();
+        self.intents.clear();
         self.stampless = false;
     }
 
     /// The server's entry is gone, with all that it had counted.
     pub(crate) fn drop_entry(&mut self, key: &Key) {
         self.unsaved.insert(key.clone());
+        self.unknown.remove(key);
         match self.keys.get_mut(key) {
             // What is under way may bring the entry back; the answer makes us look.
             Some(known) if known.is_open() => known.clear(),
@@ -155,11 +165,11 @@ impl Counters {
     }
 
     /// The server is not answering: what is under way may arrive or not.
-    pub(crate) fn suspend(&mut self) {
+    pub(crate) fn suspend(&mut self, now: Mono) {
         let open: Vec<Key> = self.keys.iter().filter(|(_, k)| k.is_open()).map(|(key, _)| key.clone()).collect();
         for key in open {
             if let Some(known) = self.keys.get_mut(&key) {
-                known.end(Told::Unanswered, Mono(0));
+                known.end(Told::Unanswered, now);
             }
             self.unsaved.insert(key.clone());
             self.dirty.insert(key);
@@ -188,8 +198,31 @@ impl Counters {
         }
     }
 
+    /// Whether the journal has to say when it has written something.
+    pub(crate) fn wants_ticket(&self) -> bool {
+        self.intents.values().any(Option::is_none)
+    }
+
+    /// With this ticket the journal will say so.
+    pub(crate) fn ticket(&mut self, ticket: u64) {
+        self.intents.values_mut().filter(|known| known.is_none()).for_each(|known| *known = Some(ticket));
+    }
+
+    /// What these tickets stand for is on disk.
+    pub(crate) fn kept(&mut self, done: &dyn Fn(u64) -> bool) {
+        let Self { intents, keys, .. } = self;
+        intents.retain(|key, ticket| {
+            let kept = ticket.is_some_and(done);
+            if kept && let Some(Known { way: Way::Quiet(quiet), .. }) = keys.get_mut(key) {
+                quiet.kept();
+            }
+            !kept
+        });
+    }
+
     fn due_at(&self, key: &Key) -> Option<Mono> {
         match self.keys.get(key) {
+            _ if self.unknown.contains_key(key) || self.intents.contains_key(key) => None,
             None => Some(Mono(0)),
             Some(known) if known.deleting => None,
             Some(known) => match &known.way {
@@ -219,7 +252,7 @@ impl Known {
     fn end(&mut self, how: Told, now: Mono) {
         self.deleting = false;
         match (&mut self.way, how) {
-            (Way::Quiet(quiet), Told::Unanswered) => quiet.unanswered(),
+            (Way::Quiet(quiet), Told::Unanswered) => quiet.unanswered(now),
             (Way::Quiet(quiet), how) => quiet.ended(how == Told::Seen, now),
             (Way::Stamped(stamped), Told::Seen) => stamped.answered(now),
             (Way::Stamped(stamped), Told::Refused(_)) => stamped.failed(),
@@ -260,7 +293,12 @@ pub(crate) fn value(replica: &Replica, (table, key): (&str, &[u8]), now: Wall) -
 }
 
 /// What of a value is counted already, of a server of which nothing was known about this key; and whether that is a guess.
-fn first_base(peer: &Peer, at: (&str, &[u8]), said: i64, how: How, cx: &Cx<'_>) -> (i64, bool) {
+fn first_base(peer: &mut Peer, at: (&str, &[u8]), said: i64, how: How, cx: &Cx<'_>) -> (i64, bool) {
+    if !peer.joined {
+        let before = said - i64::from(how != How::Dump);
+        peer.counters.unknown.insert((at.0.to_owned(), at.1.to_vec()), before);
+        return (before, how != How::Dump);
+    }
     match value(cx.replica, at, cx.now.wall) {
         // Its dump would have shown the key, so it has none of the sum.
         Some(_) if how != How::Dump && !peer.gap => (0, false),
@@ -271,13 +309,35 @@ fn first_base(peer: &Peer, at: (&str, &[u8]), said: i64, how: How, cx: &Cx<'_>) 
     }
 }
 
-/// A server said what its counter is now: live, or in a dump, which also shows what it counted while it could not be heard.
-/// `stamp` is its `last_modified`.
+/// A server said what its counter is now. `stamp` is its `last_modified`.
 pub(crate) fn set_by_server(
     peer: &mut Peer,
     at: (&str, &[u8]),
-    (said, stamp): (&Value<'_>, Option<u64>),
+    said: (&Value<'_>, Option<u64>),
     how: How,
+    cx: &mut Cx<'_>,
+) {
+    // It may still be repeating what it said while nobody answered.
+    let source = if peer.comeback.look_at.is_some() { Source::Repeated } else { Source::Live };
+    take(peer, at, said, (how, source), cx);
+}
+
+/// A dump that was asked for then shows a counter, with what the server counted while it could not be heard.
+pub(crate) fn dumped(
+    peer: &mut Peer,
+    at: (&str, &[u8]),
+    said: (&Value<'_>, Option<u64>),
+    asked: Mono,
+    cx: &mut Cx<'_>,
+) {
+    take(peer, at, said, (How::Dump, Source::Dump { asked }), cx);
+}
+
+fn take(
+    peer: &mut Peer,
+    at: (&str, &[u8]),
+    (said, stamp): (&Value<'_>, Option<u64>),
+    (how, source): (How, Source),
     cx: &mut Cx<'_>,
 ) {
     let Value::Int(said) = *said else {
@@ -295,12 +355,6 @@ pub(crate) fn set_by_server(
     let fresh = !peer.counters.keys.contains_key(&key);
     let (base, guessed) = if fresh { first_base(peer, at, said, how, cx) } else { (0, false) };
     let sure = how != How::Dump && !peer.gap;
-    let source = match how {
-        How::Dump => Source::Dump { asked: peer.pull.proves().0 },
-        // It is still repeating what it said while nobody answered.
-        _ if peer.comeback.look_at.is_some() => Source::Repeated,
-        _ => Source::Live,
-    };
     let known = peer.counters.known(&key, base, peer.generation);
     let step = match &mut known.way {
         Way::Quiet(quiet) => {
@@ -326,6 +380,29 @@ pub(crate) fn set_by_server(
         }
     }
     peer.counters.touch(key);
+}
+
+/// This node has got what the others have, for the first time since its start. Of what its servers had of counters before that,
+/// whatever is more than the others know was counted there and by nobody else.
+pub(crate) fn settle_unknown(peers: &mut BTreeMap<PeerId, Peer>, cx: &mut Cx<'_>) {
+    // Two servers of ours had the same sum, or parts of it.
+    let mut known: BTreeMap<Key, Option<i64>> = BTreeMap::new();
+    for peer in peers.values_mut() {
+        for (key, before) in std::mem::take(&mut peer.counters.unknown) {
+            let at = (&*key.0, &*key.1);
+            let others = counter::value_of_others(cx.replica, at.0, at.1, cx.now.wall);
+            let known = known.entry(key.clone()).or_insert(others.map(|sum| sum.clamp(-VALUE_MAX, VALUE_MAX)));
+            let more = before - known.unwrap_or(0).min(before);
+            if more != 0 || known.is_none() {
+                *known = Some(known.unwrap_or(0) + more);
+                let deadline = deadline(at.0, cx.config, cx.now.wall);
+                if counter::add(cx.replica, cx.now.wall, at, more, deadline, peer.tag).is_err() {
+                    cx.stats.dmq_rows_refused += 1;
+                }
+            }
+            peer.counters.touch(key);
+        }
+    }
 }
 
 /// A server dropped a counter.
@@ -384,6 +461,11 @@ fn render(peer: &mut Peer, key: Key, cx: &mut Cx<'_>) -> Option<Request> {
         Some(sum) => match &mut peer.counters.known(&key, 0, peer.generation).way {
             Way::Quiet(quiet) if quiet.believed() == sum => return None,
             Way::Quiet(quiet) => {
+                let Some(sum) = (if cx.durable() { quiet.intends(sum) } else { Some(sum) }) else {
+                    peer.counters.intents.insert(key.clone(), None);
+                    peer.counters.touch(key);
+                    return None;
+                };
                 kdmq::htable::encode_set(name, &key.1, &Value::Int(sum), None).inspect(|_| quiet.sent(sum))
             }
             Way::Stamped(stamped) => match stamped.next(sum, now) {

@@ -306,7 +306,7 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &m
     let name = htable::name(&table).unwrap_or_default().to_owned();
     let key: &[u8] = &cell.key;
     if counters::is_counter(cx.config, &name) {
-        return counters::set_by_server(peer, (&table, key), (&cell.value, cell.last_modified), How::Dump, cx);
+        return counters::dumped(peer, (&table, key), (&cell.value, cell.last_modified), asked, cx);
     }
     let now_s = cx.now.wall.0 / 1_000;
     let held = held(cx, &table, key);
@@ -326,6 +326,10 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &m
     }
     let deadline = (cell.expire != 0).then_some(cell.expire);
     let Some(held) = held else {
+        if !peer.joined {
+            // Others may know better: it is asked again when they have been heard.
+            return;
+        }
         return write(peer, (&table, key), Some(&body), deadline, age(peer, cell, None, facts, cx), How::Dump, cx);
     };
     let same = held.live && held.body.as_deref() == Some(&body);

@@ -167,6 +167,8 @@ pub(crate) struct Dmq {
     ticked: Mono,
     /// Whether this node speaks for any server yet: not before it has caught up with the other nodes.
     attending: bool,
+    /// Whether this node has got what the other nodes have, since its start.
+    joined: bool,
     durable: bool,
     /// Whether what other nodes should know of our servers has changed.
     notes_changed: bool,
@@ -191,6 +193,7 @@ impl Dmq {
             started: now,
             ticked: now,
             attending: false,
+            joined: false,
             durable: config.durable,
             notes_changed: false,
         };
@@ -209,7 +212,8 @@ impl Dmq {
     fn add(&mut self, address: Address, socket: crate::io::SocketId, now: Mono) -> PeerId {
         let id = PeerId(self.next_id);
         self.next_id += 1;
-        let peer = Peer::new(id, address, socket, self.durable, now);
+        let mut peer = Peer::new(id, address, socket, self.durable, now);
+        peer.joined = self.joined;
         self.by_uri.insert(peer.uri.clone(), id);
         self.by_address.insert(peer.address.clone(), id);
         self.by_tag.insert(peer.tag, id);
@@ -347,6 +351,40 @@ impl Dmq {
     /// From now on this node speaks for servers. Returns whether that is new.
     pub(crate) fn attend(&mut self) -> bool {
         !std::mem::replace(&mut self.attending, true)
+    }
+
+    /// This node has got what the other nodes have, or there are none.
+    pub(crate) fn join(&mut self) {
+        if std::mem::replace(&mut self.joined, true) {
+            return;
+        }
+        for peer in self.peers.values_mut() {
+            peer.joined = true;
+            // Entries that nobody here knew were passed over.
+            if peer.pull.has_finished() || peer.pull.is_open() {
+                peer.missed();
+            }
+        }
+    }
+
+    /// Whether something waits until the journal has written what it is given now.
+    pub(crate) fn wants_ticket(&self) -> bool {
+        self.peers.values().any(|peer| peer.counters.wants_ticket())
+    }
+
+    /// That is there when the journal is done with this ticket.
+    pub(crate) fn ticket(&mut self, ticket: u64) {
+        self.peers.values_mut().for_each(|peer| peer.counters.ticket(ticket));
+    }
+
+    /// The journal is done with these tickets.
+    pub(crate) fn kept(&mut self, done: &dyn Fn(u64) -> bool) {
+        self.peers.values_mut().for_each(|peer| peer.counters.kept(done));
+    }
+
+    /// What servers had of counters before this node had joined is compared with what the others know.
+    pub(crate) fn settle_counters(&mut self, cx: &mut Cx<'_>) {
+        counters::settle_unknown(&mut self.peers, cx);
     }
 
     /// Takes in what servers said before this node attended to them, of those for which it spoke in its last life already.

@@ -155,6 +155,8 @@ pub(crate) struct Peer {
     pub(crate) batch: usize,
     /// What it has of the counters.
     pub(crate) counters: Counters,
+    /// Whether this node has got what the other nodes have, since its start.
+    pub(crate) joined: bool,
     /// When it was last asked for its tables because one was unknown.
     pub(crate) learned_at: Option<Mono>,
     pub(crate) figures: Figures,
@@ -288,6 +290,7 @@ impl Peer {
             early_expires: BTreeMap::new(),
             batch: 1,
             counters: Counters::default(),
+            joined: false,
             learned_at: None,
             figures: Figures::default(),
         }

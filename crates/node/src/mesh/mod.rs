@@ -85,6 +85,10 @@ pub(crate) struct Mesh {
     jumped_ms: i64,
     /// Whether what this node holds is as new as can be had: see [`Mesh::catch_up`].
     caught_up: bool,
+    /// When it first had what every linked node has.
+    level: Option<Mono>,
+    /// Nodes whose address another one has now, and since when: see [`Mesh::enter_roster`].
+    replaced: BTreeMap<NodeId, Mono>,
     serves: BTreeMap<(LinkId, u32), Serve>,
     audit: Option<Audit>,
     servers: Vec<ServerNote>,
@@ -131,6 +135,8 @@ impl Mesh {
             pulled: false,
             started: now.mono,
             caught_up: false,
+            level: None,
+            replaced: BTreeMap::new(),
             jumped_ms: 0,
             serves: BTreeMap::new(),
             audit: None,
@@ -346,6 +352,23 @@ impl Mesh {
     /// Whether this node is still taking in its first session.
     pub(crate) fn joining(&self) -> bool {
         self.pull.is_some() && !self.pulled
+    }
+
+    /// Since when this node has had what the others had after its start, or knows that there are none, or has met none for so
+    /// long that they would not know it any more.
+    pub(crate) fn level_since(&mut self, config: &Config, now: Mono) -> Option<Mono> {
+        let alone = self.roster.iter().next().is_none() && config.join.is_empty();
+        let given_up = now.ms_since(self.started) >= config.forget_after_s * 1_000;
+        let level = self.links() > 0 && self.pull.is_none() && self.behind().next().is_none();
+        if alone || given_up || level {
+            self.level.get_or_insert(now);
+        }
+        self.level
+    }
+
+    /// How many linked nodes have lower ids: what one of several nodes has to do alone, each leaves to those first.
+    pub(crate) fn nodes_before(&self, config: &Config) -> u64 {
+        self.peers.keys().filter(|node| **node < config.node).count() as u64
     }
 
     /// Whether this node has, since its start, got what the others had, so that it may speak for the mesh: a server that

@@ -4,7 +4,8 @@
 //! has said nothing about the key for a moment. A value below the base that comes close behind another message is one that
 //! was overtaken on the way; one that comes after a quiet moment is a decrement. While the server may still be repeating what it
 //! said in a silence, it is neither: the dump at the end of that time tells. Where the base was guessed from the first
-//! message, one that this had overtaken tells better. A dump is read entry by entry while our sets arrive: an entry may come
+//! message, one that this had overtaken tells better. A message that the answer to a set has overtaken counts from the value
+//! before that set. A dump is read entry by entry while our sets arrive: an entry may come
 //! after the answer to a set that it does not show yet.
 //!
 //! Invariant: the base is what the server had when it or we last spoke.
@@ -19,6 +20,10 @@ pub(super) const QUIET_MS: u64 = 50;
 /// An entry of a dump that is below the base may be older than a live message that came up to this long before it,
 /// milliseconds.
 const LIVELY_MS: u64 = 3_000;
+
+/// A message of the server that says just what we have set, and not what it has counted to from there, was under way when the set
+/// arrived, if it comes within this time after the answer, milliseconds: it was lost at first at most.
+const CROSSED_MS: u64 = 2_000;
 
 /// How many values are kept that were replaced by our sets so lately that a dump may show them.
 const REPLACED: usize = 16;
@@ -43,14 +48,26 @@ pub(super) struct Quiet {
     telling: Option<i64>,
     /// Whether the server has counted on from what is being told.
     taken: bool,
+    /// The sum that is to be told next, and whether the disk knows that.
+    intended: Option<(i64, bool)>,
     /// A sum that an earlier process of ours was telling when it ended: the server has it, or the base.
     perhaps: Option<i64>,
-    /// A sum that had no answer: told into a silence it has not arrived, unless a dump shows just that.
-    unanswered: Option<i64>,
+    /// A sum that had no answer, and since when that is known: told into a silence it has not arrived, unless a dump shows just
+    /// that. It may have waited where the server reads, so only a dump that was asked for later tells that it has not.
+    unanswered: Option<(i64, Mono)>,
     /// The base that was guessed, until a quiet moment.
     guessed: Option<i64>,
-    /// What the server had before our last sets, each with the time of the answer; the newest last.
-    replaced: VecDeque<(i64, Mono)>,
+    /// Our last sets; the newest last.
+    replaced: VecDeque<Replaced>,
+}
+
+/// One of our sets.
+#[derive(Clone, Copy, Debug)]
+struct Replaced {
+    /// What the server had before it, and has of its own since.
+    before: i64,
+    sum: i64,
+    answered: Mono,
 }
 
 impl Quiet {
@@ -61,6 +78,7 @@ impl Quiet {
             heard: Mono(0),
             telling: None,
             taken: false,
+            intended: None,
             perhaps: None,
             unanswered: None,
             guessed: None,
@@ -78,15 +96,31 @@ impl Quiet {
         Self { perhaps: telling, ..Self::new(base) }
     }
 
-    /// The base, and the sum that is under way.
+    /// The base, and the sum that is under way or will be.
     pub(super) fn saved(&self) -> (i64, Option<i64>) {
-        (self.base, self.telling.or(self.perhaps))
+        let intended = self.intended.map(|(sum, _)| sum);
+        (self.base, self.telling.or(intended).or(self.perhaps))
+    }
+
+    /// A sum is to be told as soon as the disk knows: a process that begins with what was there before would take it for the
+    /// server's own. Gives the one that may be told now.
+    pub(super) fn intends(&mut self, sum: i64) -> Option<i64> {
+        let (intended, kept) = *self.intended.get_or_insert((sum, false));
+        kept.then_some(intended)
+    }
+
+    /// The disk knows what is intended.
+    pub(super) fn kept(&mut self) {
+        if let Some((_, kept)) = &mut self.intended {
+            *kept = true;
+        }
     }
 
     /// The server said a value; returns what that adds to what it has counted, `None` for old news.
     pub(super) fn said(&mut self, said: i64, source: Source, now: Mono) -> Option<i64> {
         let silence = now.ms_since(self.heard);
         self.heard = now;
+        self.intended = None;
         if silence >= QUIET_MS {
             self.guessed = None;
         }
@@ -98,17 +132,29 @@ impl Quiet {
             self.guessed = Some(said - 1);
             return Some(guessed - said + 1);
         }
+        if !matches!(source, Source::Dump { .. })
+            && let Some(step) = self.crossed(said, now)
+        {
+            return Some(step);
+        }
         // A dump that overtook the answer, or comes after it was lost, shows just the sum: the server has counted nothing.
-        let told = [self.telling, self.unanswered].contains(&Some(said));
         if let Source::Dump { asked } = source {
-            self.unanswered = None;
-            if !told && let Some(before) = self.replaced_below(said, asked, now) {
+            let told = self.telling == Some(said) || self.unanswered.is_some_and(|(sum, _)| sum == said);
+            self.unanswered.take_if(|(_, since)| told || *since < asked);
+            if told {
+                if self.base != said {
+                    self.replaced(said, now);
+                }
+                self.taken = self.telling == Some(said);
+                self.base = said;
+                return Some(0);
+            }
+            if let Some(before) = self.replaced_below(said, asked, now) {
                 // What it had counted until then is counted, and the set has come after it.
                 return Some(said - before);
             }
         }
         let base = match self.telling {
-            _ if told && matches!(source, Source::Dump { .. }) => said,
             // Counted from the old base or from the sum under way: the smaller positive step.
             Some(sum) if said > sum && (said - sum < said - self.base || said <= self.base) => {
                 self.taken = true;
@@ -132,14 +178,26 @@ impl Quiet {
         Some(said - base)
     }
 
+    /// What a message adds that was under way when our last set arrived. A value between the one before and the sum may as well
+    /// be a decrement of the sum: then it comes later.
+    fn crossed(&mut self, said: i64, now: Mono) -> Option<i64> {
+        let last = self.replaced.back_mut()?;
+        let since = now.ms_since(last.answered);
+        let alike = said == last.sum && said == self.base && since < CROSSED_MS;
+        if said <= last.before || said > last.sum || !(alike || since < QUIET_MS) {
+            return None;
+        }
+        Some(said - std::mem::replace(&mut last.before, said))
+    }
+
     /// Which value that a set has replaced since a dump was asked for its entry was read after, if it shows `said`: the
     /// greatest that is not above it, unless what the server has is nearer. A set sent shortly before the question may be answered before it arrives.
     fn replaced_below(&mut self, said: i64, asked: Mono, now: Mono) -> Option<i64> {
         let old = |answered: Mono| answered < asked && now.ms_since(answered) >= LIVELY_MS;
-        while self.replaced.front().is_some_and(|(_, answered)| old(*answered)) {
+        while self.replaced.front().is_some_and(|set| old(set.answered)) {
             self.replaced.pop_front();
         }
-        let before = self.replaced.iter().map(|(value, _)| *value).filter(|value| *value <= said).max()?;
+        let before = self.replaced.iter().map(|set| set.before).filter(|value| *value <= said).max()?;
         (self.base > said || self.base < before).then_some(before)
     }
 
@@ -150,7 +208,7 @@ impl Quiet {
 
     /// The sum is being sent.
     pub(super) fn sent(&mut self, sum: i64) {
-        (self.telling, self.taken) = (Some(sum), false);
+        (self.telling, self.taken, self.intended) = (Some(sum), false, None);
     }
 
     /// The sum was answered with 200 (`stored`), or refused.
@@ -160,20 +218,25 @@ impl Quiet {
             self.unanswered = None;
         }
         if stored && !self.taken {
-            if self.replaced.len() == REPLACED {
-                self.replaced.pop_front();
-            }
-            self.replaced.push_back((self.base, now));
+            self.replaced(sum, now);
             self.base = sum;
         }
     }
 
+    /// The server has this sum of ours instead of the base.
+    fn replaced(&mut self, sum: i64, now: Mono) {
+        if self.replaced.len() == REPLACED {
+            self.replaced.pop_front();
+        }
+        self.replaced.push_back(Replaced { before: self.base, sum, answered: now });
+    }
+
     /// Nobody knows whether the sum has arrived.
-    pub(super) fn unanswered(&mut self) {
+    pub(super) fn unanswered(&mut self, now: Mono) {
         if let Some(sum) = self.telling.take()
             && !self.taken
         {
-            self.unanswered = Some(sum);
+            self.unanswered = Some((sum, now));
         }
     }
 
@@ -190,6 +253,7 @@ impl Quiet {
     /// The server has dropped its entry.
     pub(super) fn clear(&mut self) {
         self.base = 0;
+        self.intended = None;
         self.replaced.clear();
     }
 }
@@ -230,11 +294,71 @@ mod tests {
     }
 
     #[test]
+    fn a_sum_is_told_when_the_disk_knows_of_it_unless_the_server_has_spoken() {
+        let mut quiet = Quiet::new(5);
+        assert_eq!((quiet.intends(6), quiet.saved()), (None, (5, Some(6))));
+        assert_eq!(quiet.intends(7), None, "the disk does not know yet");
+        quiet.kept();
+        assert_eq!(quiet.intends(7), Some(6), "one after the other");
+        quiet.sent(6);
+        quiet.ended(true, Mono(0));
+        assert_eq!((quiet.intends(7), quiet.saved()), (None, (6, Some(7))));
+        assert_eq!(quiet.said(8, Source::Live, Mono(60_000_000)), Some(2));
+        quiet.kept();
+        assert_eq!((quiet.intends(9), quiet.saved()), (None, (8, Some(9))));
+    }
+
+    #[test]
+    fn a_sum_that_waits_where_the_server_reads_has_arrived_if_a_later_dump_shows_it() {
+        const T0: Mono = Mono(60_000_000);
+        let mut quiet = Quiet::new(35);
+        quiet.sent(36);
+        quiet.unanswered(T0);
+        assert_eq!(quiet.said(35, Source::Dump { asked: Mono(0) }, T0.plus_ms(2_000)), Some(0), "read before the set");
+        let asked = T0.plus_ms(2_000);
+        assert_eq!(quiet.said(36, Source::Dump { asked }, asked.plus_ms(1)), Some(0));
+        assert_eq!(quiet.said(37, Source::Live, asked.plus_ms(2)), Some(1));
+    }
+
+    #[test]
+    fn a_dump_that_shows_a_sum_without_its_answer_is_followed_by_an_older_one() {
+        const T0: Mono = Mono(60_000_000);
+        let mut quiet = Quiet::new(85);
+        quiet.sent(88);
+        quiet.ended(true, T0);
+        quiet.sent(89);
+        let dump = Source::Dump { asked: T0 };
+        assert_eq!(quiet.said(89, dump, T0.plus_ms(6_000)), Some(0));
+        assert_eq!(quiet.said(88, dump, T0.plus_ms(7_000)), Some(0), "lost and sent again");
+        quiet.ended(true, T0.plus_ms(8_000));
+        assert_eq!((quiet.believed(), quiet.said(90, Source::Live, T0.plus_ms(20_000))), (89, Some(1)));
+    }
+
+    #[test]
+    fn a_message_that_the_answer_to_a_set_has_overtaken_counts_from_the_value_before_it() {
+        const T0: Mono = Mono(60_000_000);
+        for (messages, counted) in [(&[50][..], 1), (&[50, 51], 2), (&[51, 50], 2), (&[52], 3), (&[53], 1), (&[53, 50], 2)] {
+            let mut quiet = Quiet::new(49);
+            quiet.sent(52);
+            quiet.ended(true, T0);
+            let said = messages.iter().map(|&said| quiet.said(said, Source::Live, T0.plus_ms(1)).unwrap_or(0));
+            assert_eq!(said.sum::<i64>(), counted, "{messages:?}");
+            assert_eq!(quiet.believed(), messages.iter().copied().max().map_or(0, |most| most.max(52)));
+        }
+        for (said, counted) in [(52, 3), (51, -1)] {
+            let mut quiet = Quiet::new(49);
+            quiet.sent(52);
+            quiet.ended(true, T0);
+            assert_eq!(quiet.said(said, Source::Live, T0.plus_ms(600)), Some(counted), "a decrement comes later");
+        }
+    }
+
+    #[test]
     fn a_sum_that_had_no_answer_has_arrived_if_a_dump_shows_it_and_else_not() {
         for (shown, counted) in [(140, 0), (141, 0), (145, 5)] {
             let mut quiet = Quiet::new(140);
             quiet.sent(141);
-            quiet.unanswered();
+            quiet.unanswered(Mono(0));
             assert_eq!(quiet.said(shown, ASKED, Mono(60_000_000)), Some(counted));
         }
     }

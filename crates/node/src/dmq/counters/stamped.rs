@@ -40,6 +40,13 @@ const PACE_MS: u64 = 20;
 /// lost has been sent again.
 const SETTLED_MS: u64 = 700;
 
+/// A server stamps what it counts with its clock, in milliseconds, and each of our sets adds one. So a stamp that is so little
+/// above the one that our disk knows is that of a set which the disk has lost.
+const SETS_LOST: u64 = 8;
+
+/// No server's clock shows so little, milliseconds: the year 2001.
+const LEAST_CLOCK_MS: u64 = 1_000_000_000_000;
+
 /// What there is to be told.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -72,6 +79,8 @@ pub(super) struct Stamped {
     waits: Mono,
     /// The base that was guessed, until the server is quiet for a moment, and when it was last heard.
     guessed: Option<(i64, Mono)>,
+    /// Whether the anchor is what a disk knew, which may have lost its end.
+    restored: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +105,7 @@ impl Stamped {
     /// A counter of which the server is known to have nothing that is not in `value`.
     pub(super) fn new(value: i64) -> Self {
         let anchor = Said { stamp: 0, value, sure: true };
-        Self { anchor, sets: Vec::new(), counted: 0, open: false, sent: Mono(0), waits: Mono(0), guessed: None }
+        Self { anchor, sets: Vec::new(), counted: 0, open: false, sent: Mono(0), waits: Mono(0), guessed: None, restored: false }
     }
 
     /// The base is only guessed, from what the server says now.
@@ -106,7 +115,7 @@ impl Stamped {
 
     /// Takes up what an earlier process of ours knew: the server had `value` with `stamp`, or with a later one.
     pub(super) fn restore(value: i64, stamp: u64) -> Self {
-        Self { anchor: Said { stamp, value, sure: false }, ..Self::new(value) }
+        Self { anchor: Said { stamp, value, sure: false }, restored: true, ..Self::new(value) }
     }
 
     /// What the server has and the newest stamp seen, as far as is known.
@@ -130,7 +139,9 @@ impl Stamped {
             if !self.sets.is_empty() || stamp <= self.anchor.stamp {
                 return None;
             }
-            let step = value - self.anchor.value;
+            let near = stamp < LEAST_CLOCK_MS || stamp - self.anchor.stamp <= SETS_LOST;
+            let told = std::mem::take(&mut self.restored) && !sure && near;
+            let step = if told { 0 } else { value - self.anchor.value };
             self.anchor = said;
             return Some(step);
         };
@@ -394,6 +405,16 @@ mod tests {
         tell(&mut counter, 8, T0);
         counter.answered(T0);
         assert_eq!(counter.said(140, 10, false, T0.plus_ms(60_000)), Some(2), "it was answered, so it arrived");
+    }
+
+    #[test]
+    fn what_a_disk_has_lost_of_our_sets_is_no_increment_of_the_server() {
+        const CLOCK: u64 = 1_800_000_000_000;
+        for (known, shown, own) in [(26, 27, 0), (26, CLOCK, 4), (CLOCK, CLOCK + 2, 0), (CLOCK, CLOCK + 900, 4)] {
+            let mut counter = Stamped::restore(30, known);
+            assert_eq!(counter.said(shown, 34, false, T0), Some(own), "{known}, {shown}");
+            assert_eq!(counter.said(shown + 1, 35, false, T0), Some(1), "once");
+        }
     }
 
     #[test]
