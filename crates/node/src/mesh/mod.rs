@@ -60,6 +60,8 @@ use crate::view::{MemberState, MemberView};
 const HELLO_MS: u64 = 5_000;
 /// Between two looks at who has been away for too long, milliseconds.
 const HOUSEKEEPING_MS: u64 = 60_000;
+/// How long a node takes at most to ask its servers for what they have, milliseconds.
+const REPLACED_MS: u64 = 120_000;
 /// The same complaint is made once in this time, milliseconds.
 const COMPLAIN_MS: u64 = 60_000;
 /// How long a node that learned of another by hearsay leaves it the first dial, if the other's id is lower, milliseconds.
@@ -494,9 +496,11 @@ impl Mesh {
         self.dialer.learn(id.addr, Some(id.node), cx.now.mono, after_ms);
     }
 
+    /// Enters a node. One that was at its address had no disk and will not come back, but its servers are there: the new one
+    /// asks them first, and until then no removal is forgotten that the old one had not seen.
     fn enter_roster(&mut self, node: NodeId, known: Known, cx: &mut Cx<'_>) {
         for gone in self.roster.enter(node, known) {
-            cx.replica.roster_remove(gone);
+            self.replaced.insert(gone, cx.now.mono);
             self.dialer.forget(gone);
             if let Some(&link) = self.peers.get(&gone) {
                 self.close(link, "another node has its address now", cx);
@@ -515,6 +519,13 @@ impl Mesh {
         for &node in self.peers.keys() {
             self.roster.seen(node, now_s);
         }
+        self.replaced.retain(|&node, since| {
+            let kept = cx.now.mono.ms_since(*since) < REPLACED_MS;
+            if !kept && self.roster.get(node).is_none() {
+                cx.replica.roster_remove(node);
+            }
+            kept
+        });
         let alive: BTreeSet<NodeId> =
             self.swim.members().filter(|(_, state)| *state != foca::State::Down).map(|(id, _)| id.node).collect();
         for node in self.roster.seen_before(now_s.saturating_sub(cx.config.forget_after_s)) {
