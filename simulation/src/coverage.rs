@@ -46,6 +46,7 @@ sometimes! {
     PullAborted = "pull-aborted", "A sync session broke off or stalled.";
     PushDropped = "push-dropped", "A queue of pushes was full.";
     DuplicateLink = "duplicate-link", "Two nodes had dialed each other at once.";
+    OtherVersion = "other-version", "Two nodes that speak different versions of the protocol met.";
     Forgotten = "forgotten", "A removal was forgotten by stability.";
     LateWrite = "late-write", "A node met one that had forgotten what it still might hold.";
     Absent = "absent", "What a server no longer showed was removed.";

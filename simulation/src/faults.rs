@@ -77,6 +77,7 @@ impl World {
             FaultKind::ClockJump { node, by_ms } => self.jump(*node, *by_ms),
             FaultKind::DiskFails { node } => self.node_of(*node, |host| host.disk.failing += 1),
             FaultKind::DiskSlow { node, ms } => self.node_of(*node, |host| host.disk.slow.push((number, *ms))),
+            FaultKind::OtherVersion { node } => self.node_of(*node, |host| host.other_version += 1),
             FaultKind::Hostile { .. } => {
                 let rng = Rng::stream(self.script.seed, Stream::Hostile, u64::from(number));
                 self.strangers.insert(number, Hostile::new(rng));
@@ -102,6 +103,7 @@ impl World {
             FaultKind::DiskSlow { node, .. } => {
                 self.node_of(*node, |host| host.disk.slow.retain(|(by, _)| *by != number));
             }
+            FaultKind::OtherVersion { node } => self.node_of(*node, |host| host.other_version -= 1),
             FaultKind::Hostile { .. } => drop(self.strangers.remove(&number)),
         }
     }

@@ -52,6 +52,8 @@ pub(crate) struct NodeHost {
     pub paused_at: Mono,
     /// What makes it slow: the fault and microseconds per input.
     pub slow: Vec<(u32, u64)>,
+    /// How many faults say that it speaks another version of the protocol.
+    pub other_version: u32,
     /// Until when it works on what it took in last.
     pub busy_until: Mono,
     /// What it has not taken in yet.
@@ -94,6 +96,7 @@ impl NodeHost {
             paused: Vec::new(),
             paused_at: Mono(0),
             slow: Vec::new(),
+            other_version: 0,
             busy_until: Mono(0),
             waiting: VecDeque::new(),
             ready: false,

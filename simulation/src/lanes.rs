@@ -10,7 +10,7 @@ use bytes::Bytes;
 use node::{Lane, LinkId, Mono};
 
 use crate::coverage::Sometimes;
-use crate::queue::{ConnIx, Event, Side};
+use crate::queue::{At, ConnIx, Event, Side};
 use crate::quic::{conn_of, link};
 use crate::step::Arrival;
 use crate::world::World;
@@ -145,6 +145,8 @@ impl World {
             // With the first frame the other side has a stream to answer on.
             conn.lanes[usize::from(1 - side)].entry(there).or_default();
         }
+        let first = !std::mem::replace(&mut conn.greeted[usize::from(side)], true);
+        let bytes = if first { self.greeting(from, to, bytes) } else { bytes };
         self.arrive(to, Arrival::Frame { link: link(ix, 1 - side), lane: there, bytes });
     }
 
@@ -158,6 +160,20 @@ impl World {
             // As the shell does: nobody answers there any more, so nothing is left to ask.
             self.send_frame(id, there, None);
         }
+    }
+
+    /// The first frame between two nodes, as the other one reads it: from a node of another version it names another version.
+    fn greeting(&mut self, from: At, to: At, bytes: Bytes) -> Bytes {
+        /// Where the version stands: behind the frame's mark and the message's tag.
+        const VERSION_AT: usize = 2;
+        let other = |at: At| self.nodes[usize::from(at)].other_version > 0;
+        if other(from) == other(to) || bytes.len() <= VERSION_AT {
+            return bytes;
+        }
+        self.saw(Sometimes::OtherVersion);
+        let mut bytes = bytes.to_vec();
+        bytes[VERSION_AT] = bytes[VERSION_AT].wrapping_add(1);
+        bytes.into()
     }
 
     /// Lets lanes of a side go on that wait for the other one.

@@ -39,6 +39,8 @@ pub(crate) struct Conn {
     lives: [u32; 2],
     state: [State; 2],
     pub lanes: [BTreeMap<Lane, LaneQueue>; 2],
+    /// Whether the first frame of each side has arrived.
+    pub greeted: [bool; 2],
     /// Whether each side hears the other, and how often that has changed.
     hears: [bool; 2],
     epoch: [u32; 2],
@@ -144,6 +146,7 @@ impl World {
             lives: [self.nodes[usize::from(from)].lives, 0],
             state: [State::Opening; 2],
             lanes: Default::default(),
+            greeted: [false; 2],
             hears: [true; 2],
             epoch: [0; 2],
             deaf: [self.now; 2],

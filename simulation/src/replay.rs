@@ -156,6 +156,7 @@ pub(crate) fn hosts(kind: &FaultKind) -> Vec<Host> {
         | FaultKind::ClockJump { node, .. }
         | FaultKind::DiskFails { node }
         | FaultKind::DiskSlow { node, .. }
+        | FaultKind::OtherVersion { node }
         | FaultKind::Hostile { node, .. } => vec![Host::Node(*node)],
     }
 }

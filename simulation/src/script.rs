@@ -391,6 +391,12 @@ pub enum FaultKind {
         /// Per batch.
         ms: u64,
     },
+    /// The node speaks another version of the protocol between nodes than those that this does not name: they refuse each
+    /// other's links. Links that are up when it begins or ends stay as they are.
+    OtherVersion {
+        /// Which.
+        node: NodeIx,
+    },
     /// A stranger sends what it likes to a node's SIP socket, so many messages a second.
     Hostile {
         /// To whom.

@@ -128,6 +128,7 @@ fn concerns(kind: &FaultKind, host: Host) -> bool {
         | FaultKind::ClockJump { node, .. }
         | FaultKind::DiskFails { node }
         | FaultKind::DiskSlow { node, .. }
+        | FaultKind::OtherVersion { node }
         | FaultKind::Hostile { node, .. } => Host::Node(*node) == host,
     }
 }

@@ -115,6 +115,7 @@ fn word(kind: &FaultKind) -> (u8, &'static str) {
         FaultKind::ClockJump { .. } => (3, "clock jumps"),
         FaultKind::DiskFails { .. } => (4, "disk fails"),
         FaultKind::DiskSlow { .. } => (4, "disk slow"),
+        FaultKind::OtherVersion { .. } => (2, "other version"),
         FaultKind::Hostile { .. } => (5, "hostile"),
     }
 }
@@ -161,6 +162,7 @@ fn what(kind: &FaultKind) -> String {
         FaultKind::ClockJump { node, by_ms } => format!("n{node}: its clock jumps by {by_ms} ms"),
         FaultKind::DiskFails { node } => format!("n{node}: its disk fails"),
         FaultKind::DiskSlow { node, ms } => format!("n{node}: its disk takes {ms} ms"),
+        FaultKind::OtherVersion { node } => format!("n{node} speaks another version of the protocol"),
         FaultKind::Hostile { node, per_s } => format!("n{node}: {per_s} hostile messages a second"),
     }
 }

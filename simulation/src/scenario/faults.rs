@@ -67,6 +67,9 @@ pub enum FaultName {
     Hostile,
     /// The connections between a server and a node of its break, at whatever byte.
     ServerBreak,
+    /// All nodes are killed and started, one after the other, and speak another version of the protocol from then on. Now and
+    /// then it is broken off, and those that have it go back.
+    Upgrade,
 }
 
 /// How a partition divides.

@@ -32,6 +32,7 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("flapping", include_str!("../../scenarios/flapping.toml")),
     ("swizzle", include_str!("../../scenarios/swizzle.toml")),
     ("rolling-restart", include_str!("../../scenarios/rolling-restart.toml")),
+    ("rolling-upgrade", include_str!("../../scenarios/rolling-upgrade.toml")),
     ("clock-havoc", include_str!("../../scenarios/clock-havoc.toml")),
     ("disk-havoc", include_str!("../../scenarios/disk-havoc.toml")),
     ("wan-3-sites", include_str!("../../scenarios/wan-3-sites.toml")),

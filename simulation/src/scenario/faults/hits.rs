@@ -49,6 +49,7 @@ impl<'a> Hits<'a> {
             FaultName::Crash | FaultName::CrashDisk | FaultName::Replace => self.crash(name, plan, at, until, rng),
             FaultName::Gone => self.gone(at, rng),
             FaultName::Rolling => self.rolling(plan, at, rng),
+            FaultName::Upgrade => self.upgrade(plan, at, rng),
             FaultName::ServerCrash => self.a_server(rng).and_then(|host| self.kill(host, at, until, DiskLoss::None)),
             FaultName::Pause => self.a_node(rng).and_then(|ix| self.pause(Host::Node(ix), at, until)),
             FaultName::ServerPause => self.a_server(rng).and_then(|host| self.pause(host, at, until)),
@@ -256,16 +257,48 @@ impl<'a> Hits<'a> {
     }
 
     fn rolling(&mut self, plan: &Plan, at: u64, rng: &mut ChaCha8Rng) -> Option<()> {
-        let mut from = at;
-        for node in &self.script.nodes {
+        let all: Vec<NodeIx> = self.script.nodes.iter().map(|n| n.ix).collect();
+        self.restart_each(&all, plan, at, rng);
+        Some(())
+    }
+
+    /// Restarts nodes one after the other; which of them were, and when, and when all was over.
+    fn restart_each(
+        &mut self,
+        nodes: &[NodeIx],
+        plan: &Plan,
+        at: u64,
+        rng: &mut ChaCha8Rng,
+    ) -> (Vec<(NodeIx, u64)>, u64) {
+        let (mut from, mut restarted) = (at, Vec::new());
+        for ix in nodes {
             let until = from + plan.draw_ms(rng);
-            if until < self.script.duration_ms && self.free(Host::Node(node.ix), from, until).is_some() {
-                let kind =
-                    FaultKind::Kill { host: Host::Node(node.ix), disk: DiskLoss::None, new_identity: !node.durable };
-                self.push(from, until, kind);
+            let host = Host::Node(*ix);
+            if until < self.script.duration_ms && self.free(host, from, until).is_some() {
+                let durable = self.script.nodes.iter().any(|n| n.ix == *ix && n.durable);
+                self.push(from, until, FaultKind::Kill { host, disk: DiskLoss::None, new_identity: !durable });
+                restarted.push((*ix, from));
             }
             // The next one when this one is ready again, as docs/operation.md asks for.
             from = until + rng.random_range(2_000..5_000);
+        }
+        (restarted, from)
+    }
+
+    fn upgrade(&mut self, plan: &Plan, at: u64, rng: &mut ChaCha8Rng) -> Option<()> {
+        let all: Vec<NodeIx> = self.script.nodes.iter().map(|n| n.ix).collect();
+        let so_far = if rng.random_bool(0.7) { all.len() } else { rng.random_range(1..=all.len()) };
+        let (mut upgraded, mut over) = self.restart_each(&all[..so_far], plan, at, rng);
+        let mut back = BTreeMap::new();
+        if upgraded.len() < all.len() {
+            let nodes: Vec<NodeIx> = upgraded.iter().map(|(ix, _)| *ix).collect();
+            let (again, end) = self.restart_each(&nodes, plan, over, rng);
+            (back, over) = (again.into_iter().collect(), end);
+        }
+        let last = self.script.duration_ms - 1;
+        for (node, from) in upgraded.drain(..) {
+            let until = back.get(&node).copied().unwrap_or(over).min(last);
+            self.push(from, until, FaultKind::OtherVersion { node });
         }
         Some(())
     }
