@@ -90,6 +90,9 @@ impl Counters {
 
     /// What has changed since the last call, for the disk; `None` deletes.
     pub(crate) fn take_unsaved(&mut self, replica: &Replica) -> Vec<(Key, Option<Saved>)> {
+        if self.unsaved.is_empty() {
+            return Vec::new();
+        }
         let origin = replica.origin();
         let saved = |(table, key): &Key, known: &Known| {
             let (base, stamp, telling) = match &known.way {
