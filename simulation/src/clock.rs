@@ -24,8 +24,9 @@ pub(crate) struct WallClock {
 impl WallClock {
     /// What it shows. It never shows a time before 1970.
     pub(crate) fn wall(&self, now: Mono) -> Wall {
-        let drift = i128::from(now.0) * i128::from(self.drift_ppm) / 1_000_000_000;
-        let off = self.offset_ms.saturating_add(self.jump_ms).saturating_add(drift as i64);
+        // Of the largest drift there is room for almost three years.
+        let drift = (now.0 as i64).saturating_mul(i64::from(self.drift_ppm)) / 1_000_000_000;
+        let off = self.offset_ms.saturating_add(self.jump_ms).saturating_add(drift);
         Wall(true_wall(now).0.saturating_add_signed(off))
     }
 }

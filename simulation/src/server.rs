@@ -237,8 +237,8 @@ impl World {
         let tcp = self.server(at).spec.tcp;
         while let Some(send) = self.server(at).process.as_mut().and_then(Kamailio::poll) {
             match tcp {
-                true => self.tcp_send(at, send.to, send.bytes.into()),
-                false => self.send_sip(at, send.to, send.bytes.into()),
+                true => self.tcp_send(at, send.to, send.bytes),
+                false => self.send_sip(at, send.to, send.bytes),
             }
         }
         let now = self.now;

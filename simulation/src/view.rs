@@ -43,6 +43,8 @@ pub trait View {
     fn nodes(&self) -> usize;
     /// A node, by position (not by [`NodeIx`]).
     fn node(&self, position: usize) -> HostView<'_>;
+    /// The node at a position, while its process runs.
+    fn running(&self, position: usize) -> Option<&Node>;
     /// The position of a node.
     fn position(&self, ix: NodeIx) -> Option<usize>;
     /// A server, `None` while its process is down.

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use foldhash::fast::{FixedState, FoldHasher};
 use node::config::{DmqPeer, SipTransport};
-use node::{Mono, Wall};
+use node::{Mono, Node, Wall};
 
 use crate::clock::true_wall;
 use crate::coverage::{Coverage, Sometimes};
@@ -383,6 +383,10 @@ impl View for World {
             wall: host.clock.wall(self.now),
             started: host.started,
         }
+    }
+
+    fn running(&self, position: usize) -> Option<&Node> {
+        self.nodes[position].node.as_ref()
     }
 
     fn position(&self, ix: NodeIx) -> Option<usize> {

@@ -109,7 +109,7 @@ impl Mesh {
                     let from = server.addr();
                     self.sent.push((from, send.to, String::from_utf8_lossy(&send.bytes).into_owned()));
                     if !self.cut.contains(&(from, send.to)) {
-                        self.flying.push_back((self.now_ms + 1, from, send.to, send.bytes));
+                        self.flying.push_back((self.now_ms + 1, from, send.to, send.bytes.into()));
                     }
                 }
             }

@@ -337,7 +337,7 @@ impl Pair for Simulated {
                 server.tick(now);
                 while let Some(send) = server.poll() {
                     if !self.cut {
-                        self.flying.push_back((self.now_us + 500, server.addr(), send.to, send.bytes));
+                        self.flying.push_back((self.now_us + 500, server.addr(), send.to, send.bytes.into()));
                     }
                 }
             }

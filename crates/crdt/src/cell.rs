@@ -106,6 +106,22 @@ impl<'a> CellRef<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, CellError> {
         let mut reader = Reader { rest: bytes };
         let (table, key, member) = reader.id()?;
+        Self::decode_rest((table, key, member), reader)
+    }
+
+    /// As [`CellRef::decode`], of bytes that are held as a cell of this table.
+    pub(crate) fn decode_held(bytes: &'a [u8], table: &'a str) -> Result<Self, CellError> {
+        // The version, and the length of a name, which is below 128.
+        let mut reader = Reader { rest: bytes.get(2 + table.len()..).ok_or(CellError::Truncated)? };
+        let (key, member) = (reader.bytes("key", KEY_MAX)?, reader.bytes("member", MEMBER_MAX)?);
+        Self::decode_rest((table, key, member), reader)
+    }
+
+    #[inline]
+    fn decode_rest(
+        (table, key, member): (&'a str, &'a [u8], &'a [u8]),
+        mut reader: Reader<'a>,
+    ) -> Result<Self, CellError> {
         let rank = reader.varint::<128>()?;
         let time = Hlc::from_bits(reader.fixed()?);
         let node = NodeId(reader.fixed()?);

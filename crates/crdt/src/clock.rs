@@ -50,6 +50,10 @@ struct OnWire {
 /// As a list of (origin, prefix, ranges), in the order of origins.
 impl Serialize for Clock {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.beyond.is_empty() {
+            let whole = |(&origin, &prefix)| OnWire { origin, prefix, beyond: Vec::new() };
+            return serializer.collect_seq(self.prefix.dots.iter().map(whole));
+        }
         let mut list = serializer.serialize_seq(Some(self.origins().count()))?;
         for origin in self.origins() {
             let prefix = self.prefix(origin);
@@ -203,7 +207,7 @@ impl Clock {
     pub fn remove_range(&mut self, origin: Origin, seqs: RangeInclusive<u64>) {
         let (first, last) = ((*seqs.start()).max(1), *seqs.end());
         let prefix = self.prefix(origin);
-        if first > last {
+        if first > last || first > prefix && !self.beyond.contains_key(&origin) {
             return;
         }
         let beyond = self.beyond.entry(origin).or_default();
@@ -262,9 +266,14 @@ impl Clock {
         clock
     }
 
-    /// The dots that both cover.
-    #[must_use]
-    pub fn intersection(&self, other: &Self) -> Self {
+    /// Keeps the dots that the other covers as well.
+    pub fn intersect(&mut self, other: &Self) {
+        if self.beyond.is_empty() && other.beyond.is_empty() {
+            return self.prefix.dots.retain(|origin, prefix| {
+                *prefix = (*prefix).min(other.prefix(*origin));
+                *prefix > 0
+            });
+        }
         let mut clock = Self::new();
         for (origin, seqs) in self.ranges() {
             let overlaps = other.ranges_of(origin).filter(|(f, l)| f <= seqs.end() && seqs.start() <= l);
@@ -272,7 +281,7 @@ impl Clock {
                 clock.insert_range(origin, f.max(*seqs.start())..=l.min(*seqs.end()));
             }
         }
-        clock
+        *self = clock;
     }
 
     /// Uncovers dots, the last ranges of each origin first, until there are at most `max` ranges beyond prefixes for

@@ -240,7 +240,10 @@ fn changed_parts(written: &mut Option<Meta>, meta: MetaRef<'_>) -> Vec<Part> {
     (last.node, last.origin) = who;
     part(&mut parts, everything, "clock", &mut last.clock, meta.clock);
     part(&mut parts, everything, "forgotten", &mut last.forgotten, meta.forgotten);
-    part(&mut parts, everything, "floors", &mut last.floors, &meta.floors);
+    let floors = last.floors.iter().map(|(table, floor)| (&**table, *floor));
+    if everything || !floors.eq(meta.floors.iter().copied()) {
+        part(&mut parts, true, "floors", &mut last.floors, &meta.floors());
+    }
     part(&mut parts, everything, "hlc", &mut last.hlc, &meta.hlc);
     part(&mut parts, everything, "roster", &mut last.roster, meta.roster);
     part(&mut parts, everything, "closed", &mut last.closed, meta.closed);
@@ -255,7 +258,8 @@ where
     T: Clone + PartialEq + Serialize,
 {
     if wanted || last != now {
-        parts.push((name, postcard::to_stdvec(now).expect("metadata serialises").into()));
+        let bytes = postcard::to_extend(now, Vec::with_capacity(256)).expect("metadata serialises");
+        parts.push((name, bytes.into()));
         last.clone_from(now);
     }
 }

@@ -1,10 +1,9 @@
 //! Writing messages: header fields come out in the order in which they are put in.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 
-use crate::text;
 use crate::{Message, Name, ParseError, StartLine, Via};
+use crate::{text, write};
 
 /// Writes one message, request or response, field after field.
 ///
@@ -32,8 +31,9 @@ impl MessageBuilder {
     pub fn response(code: u16, reason: &str) -> Self {
         debug_assert!((100..700).contains(&code), "status code {code}");
         let mut this = Self { out: Vec::with_capacity(512), length_at: None };
-        // Writing to a vector cannot fail, here and below.
-        let _ = write!(this.out, "SIP/2.0 {code} ");
+        this.out.extend_from_slice(b"SIP/2.0 ");
+        write::number(&mut this.out, u64::from(code));
+        this.out.push(b' ');
         this.put(reason.as_bytes());
         this.out.extend_from_slice(b"\r\n");
         this
@@ -90,7 +90,8 @@ impl MessageBuilder {
         self.out.push(b' ');
         self.put(via.host.as_bytes());
         if let Some(port) = via.port {
-            let _ = write!(self.out, ":{port}");
+            self.out.push(b':');
+            write::number(&mut self.out, u64::from(port));
         }
         let mut wants_port = false;
         for param in via.params.iter() {
@@ -106,10 +107,12 @@ impl MessageBuilder {
             }
         }
         if wants_port || via.hides(source.ip()) {
-            let _ = write!(self.out, ";received={}", source.ip());
+            self.out.extend_from_slice(b";received=");
+            write::ip(&mut self.out, source.ip());
         }
         if wants_port {
-            let _ = write!(self.out, ";rport={}", source.port());
+            self.out.extend_from_slice(b";rport=");
+            write::number(&mut self.out, u64::from(source.port()));
         }
     }
 
@@ -140,7 +143,7 @@ impl MessageBuilder {
         }
         let at = self.length_at.unwrap_or(self.out.len());
         let end = self.out.len();
-        let _ = write!(self.out, "{}", body.len());
+        write::number(&mut self.out, body.len() as u64);
         let digits = self.out.len() - end;
         // The number was written last; it belongs where its field is.
         self.out[at..].rotate_right(digits);

@@ -10,7 +10,7 @@
 //! dialogs, INVITE transactions, DNS.
 //!
 //! To be read in this order: `message` (what one looks like), `parse`, `text` (the small grammar of
-//! values), `uri`, `via`, `address`, `framer`, `build`, [`transaction`].
+//! values), `uri`, `via`, `address`, `framer`, [`mod@write`], `build`, [`transaction`].
 
 mod address;
 mod build;
@@ -23,6 +23,7 @@ mod text;
 pub mod transaction;
 mod uri;
 mod via;
+pub mod write;
 
 pub use address::{Contact, NameAddr};
 pub use build::{MessageBuilder, reason_phrase};

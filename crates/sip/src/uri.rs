@@ -1,7 +1,6 @@
 //! `sip:` and `sips:` URIs (RFC 3261 section 19.1) and their canonical text.
 
 use std::fmt;
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nom::Parser;
@@ -12,6 +11,7 @@ use nom::combinator::{map_opt, opt, recognize, rest};
 use nom::sequence::{delimited, preceded, terminated};
 
 use crate::text::{self, Params, Step};
+use crate::write;
 use crate::{ParseError, ParseErrorKind};
 
 /// The two schemes of SIP.
@@ -152,8 +152,8 @@ impl<'a> Uri<'a> {
             _ => out.extend(self.host.0.iter().map(u8::to_ascii_lowercase)),
         }
         if let Some(port) = self.port {
-            // Writing to a vector cannot fail.
-            let _ = write!(out, ":{port}");
+            out.push(b':');
+            write::number(&mut out, u64::from(port));
         }
         for (name, value) in sorted(self.params.iter().map(|param| (param.name, param.value)), true) {
             push_pair(b';', &name, value.as_deref(), &mut out);
@@ -198,6 +198,9 @@ fn hier_part(scheme: Scheme, input: &[u8]) -> Step<'_, Uri<'_>> {
 ///
 /// Any other text: the scheme in lower case, the rest as it is.
 pub fn normalised(uri: &[u8]) -> Vec<u8> {
+    if is_normal(uri) {
+        return uri.to_vec();
+    }
     if let Ok(uri) = Uri::parse(uri) {
         return uri.normalised();
     }
@@ -206,6 +209,19 @@ pub fn normalised(uri: &[u8]) -> Vec<u8> {
     let mut out = scheme.to_ascii_lowercase();
     out.extend_from_slice(after);
     out
+}
+
+/// Whether a URI is canonical at first sight: `sip:user@host` or `sip:user@host:port`, and nothing in it that could be spelled
+/// in another way. Most are.
+fn is_normal(uri: &[u8]) -> bool {
+    let Some(rest) = uri.strip_prefix(b"sip:") else { return false };
+    let Some(at) = rest.iter().position(|&byte| !is_unreserved(byte)) else { return false };
+    let (user, Some(host)) = (&rest[..at], rest[at..].strip_prefix(b"@")) else { return false };
+    let is_host = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b'_');
+    let end = host.iter().position(|byte| !is_host(byte)).unwrap_or(host.len());
+    let is_port =
+        |port: &[u8]| matches!(port, [b'1'..=b'9', rest @ ..] if rest.len() < 4 && rest.iter().all(u8::is_ascii_digit));
+    !user.is_empty() && end > 0 && (end == host.len() || host[end..].strip_prefix(b":").is_some_and(is_port))
 }
 
 type Pair = (Vec<u8>, Option<Vec<u8>>);

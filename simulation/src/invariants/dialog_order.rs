@@ -53,7 +53,7 @@ impl Invariant for DialogOrder {
         let model = model.borrow();
         match moment {
             Moment::Started { node, .. } => self.ranks.retain(|(whose, _), _| *whose != node),
-            Moment::Stepped { node, .. } => {
+            Moment::Stepped { node, .. } if !model.step().touched.is_empty() => {
                 // A cell has ranks in all its versions, or in none: the one that counts will do.
                 let ranked = |cell: &&CellNo| {
                     model.best(node, **cell).is_some_and(|best| model.write(best).order.rank != 0)

@@ -241,6 +241,10 @@ impl View for World {
         }
     }
 
+    fn running(&self, position: usize) -> Option<&Node> {
+        self.nodes[position].as_ref()
+    }
+
     fn position(&self, ix: NodeIx) -> Option<usize> {
         self.script.nodes.iter().position(|spec| spec.ix == ix)
     }

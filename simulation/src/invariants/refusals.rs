@@ -38,8 +38,7 @@ impl Invariant for Refusals {
             Moment::Started { node, .. } => (node, Kind::Tick),
             _ => return Ok(()),
         };
-        let host = world.node(node);
-        let Some(running) = host.node else { return Ok(()) };
+        let Some(running) = world.running(node) else { return Ok(()) };
         let held = running.replica().cells_held();
         let before = std::mem::replace(&mut self.held[node], held);
         let innocent = match input {
@@ -62,7 +61,7 @@ impl Invariant for Refusals {
         if held > before {
             return Err(format!("{what} made node {node} hold {held} cells instead of {before}"));
         }
-        whole(&model, node, running.replica(), host.wall).map_err(|wrong| format!("after {what} {wrong}"))
+        whole(&model, node, running.replica(), world.node(node).wall).map_err(|wrong| format!("after {what} {wrong}"))
     }
 }
 

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
 
 use bstr::BStr;
+use bytes::Bytes;
 use node::{Mono, Now};
 use tables::location::Contact;
 
@@ -100,7 +101,7 @@ pub struct Send {
     /// Where to.
     pub to: SocketAddr,
     /// The message.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
 }
 
 /// A contact that a server holds.

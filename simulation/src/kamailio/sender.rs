@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io::Write as _;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use node::Mono;
 
 use super::{Send, Timing};
@@ -65,7 +66,7 @@ pub(super) struct Request<'a> {
 
 struct Open {
     to: SocketAddr,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     about: About,
     wait_ms: u64,
     give_up: Mono,
@@ -134,7 +135,7 @@ impl Sender {
         let (number, first) = (self.next, now.plus_ms(delay_ms));
         let mut open = Open {
             to: request.to,
-            bytes,
+            bytes: bytes.into(),
             about: request.about,
             wait_ms: T1_MS,
             give_up: now.plus_ms(timing.answer_ms),
@@ -200,7 +201,7 @@ impl Sender {
 
     /// A datagram that is no request of the transaction layer.
     pub(super) fn push(&mut self, to: SocketAddr, bytes: Vec<u8>) {
-        self.out.push_back(Send { to, bytes });
+        self.out.push_back(Send { to, bytes: bytes.into() });
     }
 
     /// Repeats what is due, gives up what nobody answered ([`Sender::given_up`]).

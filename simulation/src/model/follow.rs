@@ -77,11 +77,8 @@ impl Model {
         self.step.made.clear();
         self.step.touched.clear();
         self.latest[node] = self.latest[node].max(wall);
-        let Some(mut life) = self.lives[node].take() else { return Ok(()) };
-        let done = match *replica.clock() == life.seen {
-            true => Ok(()),
-            false => self.catch_up(node, &mut life, replica, now),
-        };
+        let Some(mut life) = self.lives[node].take_if(|life| life.seen != *replica.clock()) else { return Ok(()) };
+        let done = self.catch_up(node, &mut life, replica, now);
         self.lives[node] = Some(life);
         done
     }

@@ -48,8 +48,8 @@ pub struct MetaRef<'a> {
     pub clock: &'a Clock,
     /// See [`Meta::forgotten`].
     pub forgotten: &'a Clock,
-    /// See [`Meta::floors`].
-    pub floors: BTreeMap<String, Stamp>,
+    /// See [`Meta::floors`]; in the order of tables.
+    pub floors: Vec<(&'a str, Stamp)>,
     /// See [`Meta::hlc`].
     pub hlc: Hlc,
     /// See [`Meta::roster`].
@@ -60,6 +60,13 @@ pub struct MetaRef<'a> {
     pub retired: &'a BTreeMap<Origin, u64>,
 }
 
+impl MetaRef<'_> {
+    /// [`MetaRef::floors`] as they are in [`Meta`].
+    pub fn floors(&self) -> BTreeMap<String, Stamp> {
+        self.floors.iter().map(|(table, floor)| ((*table).to_owned(), *floor)).collect()
+    }
+}
+
 impl From<MetaRef<'_>> for Meta {
     fn from(meta: MetaRef<'_>) -> Self {
         Self {
@@ -67,7 +74,7 @@ impl From<MetaRef<'_>> for Meta {
             origin: meta.origin,
             clock: meta.clock.clone(),
             forgotten: meta.forgotten.clone(),
-            floors: meta.floors,
+            floors: meta.floors(),
             hlc: meta.hlc,
             roster: meta.roster.clone(),
             closed: meta.closed.clone(),
@@ -96,13 +103,14 @@ impl Replica {
     pub fn meta_ref(&self) -> MetaRef<'_> {
         let step = (u64::from(self.rules.max_skew()) / 8).max(1);
         let bound = (self.hybrid.last().ms() / step + 2).saturating_mul(step);
-        let floors = self.tables.iter().filter_map(|table| Some((table.name.to_string(), table.floor?)));
+        let mut floors: Vec<_> = self.tables.iter().filter_map(|table| Some((&*table.name, table.floor?))).collect();
+        floors.sort_unstable();
         MetaRef {
             node: self.node,
             origin: self.origin,
             clock: &self.clock,
             forgotten: &self.forgotten,
-            floors: floors.collect(),
+            floors,
             hlc: Hlc::from_ms(bound),
             roster: &self.roster.members,
             closed: &self.closed,

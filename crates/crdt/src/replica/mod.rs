@@ -173,7 +173,9 @@ impl Replica {
 
     /// The cell in a slot; `None` if the slot was freed.
     pub fn cell(&self, slot: Slot) -> Option<CellRef<'_>> {
-        self.slots.cell(slot.0)
+        let (bytes, entry) = (self.slots.bytes(slot.0)?, self.slots.entry(slot.0)?);
+        let table = &self.tables[usize::from(entry.table)].name;
+        Some(CellRef::decode_held(bytes, table).expect("held cells are canonical"))
     }
 
     /// The canonical bytes in a slot; `None` if the slot was freed.
@@ -185,7 +187,7 @@ impl Replica {
     pub fn members(&self, table: &str, key: &[u8]) -> impl Iterator<Item = (Slot, CellRef<'_>)> {
         let table = self.table_ids.get(table).copied();
         let chain = table.into_iter().flat_map(move |table| self.slots.chain(table, key));
-        chain.filter_map(|slot| Some((Slot(slot), self.slots.cell(slot)?)))
+        chain.filter_map(|slot| Some((Slot(slot), self.cell(Slot(slot))?)))
     }
 
     /// Up to `limit` held cells in slot order, dead ones included: from the start, or after a slot.
@@ -193,7 +195,7 @@ impl Replica {
         let first = after.map_or(0, |slot| slot.0 as usize + 1);
         let cells = (first..self.slots.len()).filter_map(|slot| {
             let slot = slot as u32;
-            Some((Slot(slot), self.slots.cell(slot)?))
+            Some((Slot(slot), self.cell(Slot(slot))?))
         });
         cells.take(limit)
     }
@@ -209,7 +211,7 @@ impl Replica {
         let wanted: Vec<bool> = self.tables.iter().map(|table| wanted(&table.name)).collect();
         (0..self.slots.len() as u32).filter_map(move |slot| {
             let table = self.slots.entry(slot)?.table;
-            wanted[usize::from(table)].then_some((Slot(slot), self.slots.cell(slot)?))
+            wanted[usize::from(table)].then_some((Slot(slot), self.cell(Slot(slot))?))
         })
     }
 
@@ -269,7 +271,7 @@ impl Replica {
 
     fn facts(&self, slot: u32) -> Option<Facts> {
         let table = self.slots.entry(slot)?.table;
-        self.slots.cell(slot).map(|cell| Facts::of(table, &cell))
+        self.cell(Slot(slot)).map(|cell| Facts::of(table, &cell))
     }
 
     /// Puts a version in place: over the one that `held` names, or as a new cell. `held` must be what the id has.
@@ -329,7 +331,7 @@ impl Replica {
         let slots = 0..self.slots.len() as u32;
         let stable = slots.filter(|slot| self.slots.entry(*slot).is_some_and(|entry| self.is_stable(entry.table)));
         let unranked = stable.filter(|slot| {
-            let cell = self.slots.cell(*slot).filter(|cell| cell.order.rank == 0 && cell.is_live(now));
+            let cell = self.cell(Slot(*slot)).filter(|cell| cell.order.rank == 0 && cell.is_live(now));
             cell.is_some_and(|cell| passes(self, cell.order.dot))
         });
         unranked.collect()

@@ -117,7 +117,7 @@ impl Replica {
     pub(super) fn stable(&self) -> Option<Clock> {
         let mut stable = self.stability_clock();
         for member in self.roster.members.values() {
-            stable = stable.intersection(member.shown.as_ref()?);
+            stable.intersect(member.shown.as_ref()?);
         }
         Some(stable)
     }

@@ -159,7 +159,8 @@ impl Book {
 
     /// The entries that have changed since the last call, for the disk; `None`: gone.
     pub(crate) fn take_unsaved(&mut self) -> Vec<(Slot, Option<Entry>)> {
-        let slots = self.unsaved.as_mut().map(std::mem::take).unwrap_or_default();
+        let Some(unsaved) = self.unsaved.as_mut().filter(|unsaved| !unsaved.is_empty()) else { return Vec::new() };
+        let slots = std::mem::take(unsaved);
         slots.into_iter().map(|slot| (slot, self.entries.get(slot).cloned())).collect()
     }
 

@@ -16,6 +16,7 @@ impl Dmq {
     /// Cells have changed: every book that relied on what was there is put right, and the servers
     /// that do not hold the new version are to be told.
     pub(crate) fn on_changes(&mut self, changes: &[Change], cx: &mut Cx<'_>) {
+        self.quiet = None;
         let mut graves = Vec::new();
         for change in changes {
             if let (Cause::Forgotten, Some(old), true) = (change.cause, &change.old, cx.durable()) {

@@ -95,6 +95,9 @@ impl Counters {
 
     /// What has changed since the last call, for the disk; `None` deletes.
     pub(crate) fn take_unsaved(&mut self, replica: &Replica) -> Vec<(Key, Option<Saved>)> {
+        if self.unsaved.is_empty() {
+            return Vec::new();
+        }
         let origin = replica.origin();
         let saved = |(table, key): &Key, known: &Known| {
             let (base, stamp, telling) = match &known.way {
@@ -208,9 +211,10 @@ impl Counters {
         self.intents.values_mut().filter(|known| known.is_none()).for_each(|known| *known = Some(ticket));
     }
 
-    /// What these tickets stand for is on disk.
-    pub(crate) fn kept(&mut self, done: &dyn Fn(u64) -> bool) {
+    /// What these tickets stand for is on disk. Says whether anything waited for that.
+    pub(crate) fn kept(&mut self, done: &dyn Fn(u64) -> bool) -> bool {
         let Self { intents, keys, .. } = self;
+        let before = intents.len();
         intents.retain(|key, ticket| {
             let kept = ticket.is_some_and(done);
             if kept && let Some(Known { way: Way::Quiet(quiet), .. }) = keys.get_mut(key) {
@@ -218,6 +222,7 @@ impl Counters {
             }
             !kept
         });
+        intents.len() < before
     }
 
     fn due_at(&self, key: &Key) -> Option<Mono> {
@@ -383,8 +388,8 @@ fn take(
 }
 
 /// This node has got what the others have, for the first time since its start. Of what its servers had of counters before that,
-/// whatever is more than the others know was counted there and by nobody else.
-pub(crate) fn settle_unknown(peers: &mut BTreeMap<PeerId, Peer>, cx: &mut Cx<'_>) {
+/// whatever is more than the others know was counted there and by nobody else. Says whether there was anything.
+pub(crate) fn settle_unknown(peers: &mut BTreeMap<PeerId, Peer>, cx: &mut Cx<'_>) -> bool {
     // Two servers of ours had the same sum, or parts of it.
     let mut known: BTreeMap<Key, Option<i64>> = BTreeMap::new();
     for peer in peers.values_mut() {
@@ -403,6 +408,7 @@ pub(crate) fn settle_unknown(peers: &mut BTreeMap<PeerId, Peer>, cx: &mut Cx<'_>
             peer.counters.touch(key);
         }
     }
+    !known.is_empty()
 }
 
 /// A server dropped a counter.

@@ -26,6 +26,9 @@ pub(super) const UNDER_WAY_MS: u64 = 32_000;
 /// How long doubts gather before a dump is asked for, milliseconds.
 const GATHER_MS: u64 = 60_000;
 
+/// Between two looks through doubts that no dump will end, milliseconds.
+const SWEEP_MS: u64 = 10_001;
+
 /// What is doubtful at one server.
 #[derive(Debug, Default)]
 pub(crate) struct Doubts {
@@ -168,6 +171,12 @@ impl Peer {
         }
     }
 
+    /// When doubts are looked through that no dump here will end.
+    fn next_sweep(&self) -> Option<Mono> {
+        let ended_here = self.is_served() && self.can_be_proven();
+        (!ended_here).then(|| self.doubts.swept.plus_ms(SWEEP_MS))
+    }
+
     /// Whether dumps of this server are small enough to be asked for only to make sure.
     pub(crate) fn can_be_proven(&self) -> bool {
         self.dump_messages() <= super::pull::CHEAP_MESSAGES
@@ -217,9 +226,13 @@ impl Dmq {
         }
     }
 
+    /// When [`Dmq::watch_gaps`] has doubts to look through.
+    pub(super) fn next_sweep(&self) -> Option<Mono> {
+        self.peers.values().filter_map(Peer::next_sweep).min()
+    }
+
     /// Looks after what is doubtful. What a server says while it is not heard here, others may hear.
     pub(super) fn watch_gaps(&mut self, cx: &mut Cx<'_>) {
-        const SWEEP_MS: u64 = 10_000;
         let mesh = cx.config.dmq.mode == DmqMode::Mesh;
         let mut changed = false;
         for peer in self.peers.values_mut() {
@@ -227,8 +240,7 @@ impl Dmq {
             if mesh && peer.book.unproven() > 0 {
                 peer.doubts.begin(cx.now.mono);
             }
-            let ended_here = peer.is_served() && peer.can_be_proven();
-            if !ended_here && cx.now.mono.ms_since(peer.doubts.swept) > SWEEP_MS {
+            if peer.next_sweep().is_some_and(|at| at <= cx.now.mono) {
                 peer.doubts.swept = cx.now.mono;
                 peer.drop_old_doubts(cx.replica, cx.now.mono);
             }

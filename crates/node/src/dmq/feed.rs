@@ -142,6 +142,11 @@ impl Feed {
         self.queued.is_empty() && self.requests == 0
     }
 
+    /// Whether there is nothing to tell.
+    pub(crate) fn is_told(&self) -> bool {
+        self.queued.is_empty() && self.limited.is_empty()
+    }
+
     /// When the last request was answered.
     pub(crate) fn answered_at(&self) -> Option<Mono> {
         self.answered_at

@@ -165,6 +165,8 @@ pub(crate) struct Dmq {
     started: Mono,
     /// When time was last seen to pass.
     ticked: Mono,
+    /// What the last look found; `None`: look again.
+    quiet: Option<Quiet>,
     /// Whether this node speaks for any server yet: not before it has caught up with the other nodes.
     attending: bool,
     /// Whether this node has got what the other nodes have, since its start.
@@ -172,6 +174,15 @@ pub(crate) struct Dmq {
     durable: bool,
     /// Whether what other nodes should know of our servers has changed.
     notes_changed: bool,
+}
+
+/// Until when [`Dmq::tick`] has nothing to do, unless something else happens.
+#[derive(Clone, Copy, Debug)]
+struct Quiet {
+    /// See [`Dmq::next_wakeup`].
+    wake: Mono,
+    /// When doubts are looked through, which nobody is woken for.
+    sweep: Mono,
 }
 
 impl Dmq {
@@ -192,6 +203,7 @@ impl Dmq {
             puts: Vec::new(),
             started: now,
             ticked: now,
+            quiet: None,
             attending: false,
             joined: false,
             durable: config.durable,
@@ -233,6 +245,7 @@ impl Dmq {
 
     /// A request of ours ended.
     pub(crate) fn ended(&mut self, ask: Ask, how: Ended<'_>, front: &mut Front, cx: &mut Cx<'_>) {
+        self.quiet = None;
         match ask {
             Ask::Ping(peer) => self.ping_ended(peer, how, front, cx),
             Ask::Pull { peer, channel, number } => {
@@ -268,6 +281,7 @@ impl Dmq {
 
     /// A TCP connection ended; `whole` if all that was sent on it has come.
     pub(crate) fn stream_closed(&mut self, conn: ConnId, whole: bool) {
+        self.quiet = None;
         for peer in self.peers.values_mut() {
             if peer.streams.closed(conn, whole) {
                 peer.missed_something();
@@ -280,20 +294,31 @@ impl Dmq {
         if !self.attending {
             return;
         }
-        for peer in self.peers.values_mut() {
+        for peer in self.peers.values_mut().filter(|peer| peer.may_be_fed() && !peer.feed.is_told()) {
+            self.quiet = None;
             while let Some(request) = feed::next(peer, &self.facts, cx) {
                 send(peer, request, front, cx);
             }
         }
     }
 
-    /// Time passed.
+    /// Time passed. Cheap when nothing is due: call it after every input.
     pub(crate) fn tick(&mut self, front: &mut Front, cx: &mut Cx<'_>) {
         if cx.now.mono.ms_since(self.ticked) > STOOD_STILL_MS {
+            self.quiet = None;
             self.stood_still(cx);
         }
         self.ticked = cx.now.mono;
+        if self.quiet.is_some_and(|quiet| cx.now.mono < quiet.wake.min(quiet.sweep)) {
+            return;
+        }
         self.watch_gaps(cx);
+        let wake = self.look(cx.config.dmq.mode);
+        if cx.now.mono < wake {
+            self.quiet = Some(Quiet { wake, sweep: self.next_sweep().unwrap_or(Mono(u64::MAX)) });
+            return;
+        }
+        self.quiet = None;
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
             self.ping_if_due(id, front, cx);
@@ -336,6 +361,10 @@ impl Dmq {
 
     /// When [`Dmq::tick`] has something to do.
     pub(crate) fn next_wakeup(&self, mode: DmqMode) -> Mono {
+        self.quiet.map_or_else(|| self.look(mode), |quiet| quiet.wake)
+    }
+
+    fn look(&self, mode: DmqMode) -> Mono {
         let of = |peer: &Peer| {
             let ping = (!peer.ping_open && peer.is_pinged()).then_some(peer.ping_at);
             let contest = peer.contests.next();
@@ -350,6 +379,7 @@ impl Dmq {
 
     /// From now on this node speaks for servers. Returns whether that is new.
     pub(crate) fn attend(&mut self) -> bool {
+        self.quiet = self.quiet.filter(|_| self.attending);
         !std::mem::replace(&mut self.attending, true)
     }
 
@@ -358,6 +388,7 @@ impl Dmq {
         if std::mem::replace(&mut self.joined, true) {
             return;
         }
+        self.quiet = None;
         for peer in self.peers.values_mut() {
             peer.joined = true;
             // Entries that nobody here knew were passed over.
@@ -379,16 +410,23 @@ impl Dmq {
 
     /// The journal is done with these tickets.
     pub(crate) fn kept(&mut self, done: &dyn Fn(u64) -> bool) {
-        self.peers.values_mut().for_each(|peer| peer.counters.kept(done));
+        for peer in self.peers.values_mut() {
+            if peer.counters.kept(done) {
+                self.quiet = None;
+            }
+        }
     }
 
     /// What servers had of counters before this node had joined is compared with what the others know.
     pub(crate) fn settle_counters(&mut self, cx: &mut Cx<'_>) {
-        counters::settle_unknown(&mut self.peers, cx);
+        if counters::settle_unknown(&mut self.peers, cx) {
+            self.quiet = None;
+        }
     }
 
     /// Takes in what servers said before this node attended to them, of those for which it spoke in its last life already.
     pub(crate) fn take_held(&mut self, cx: &mut Cx<'_>) {
+        self.quiet = None;
         for peer in self.peers.values_mut().filter(|p| p.owned) {
             peer.counters.verify(cx.replica);
             let held = self.holding.take(peer.id, cx.now.mono);
@@ -411,10 +449,12 @@ impl Dmq {
             peer.shared = others;
             if mine == peer.owned {
                 if mine && shared {
+                    self.quiet = None;
                     peer.doubts.doubt_all(cx.now.mono);
                 }
                 continue;
             }
+            self.quiet = None;
             peer.owned = mine;
             peer.forget_state(cx.replica);
             if mine {

@@ -45,6 +45,7 @@ const LEARN_EVERY_MS: u64 = 30_000;
 impl Dmq {
     /// Executes a request and says how to answer it.
     pub(crate) fn on_request(&mut self, request: &Request<'_>, front: &mut Front, cx: &mut Cx<'_>) -> Reply {
+        self.quiet = None;
         let message = &request.message;
         let Some(channel) = message.uri().and_then(|uri| sip::Uri::parse(uri).ok()) else {
             return refuse(400, cx);

@@ -27,8 +27,11 @@ fn life_key(uri: &str) -> Vec<u8> {
 }
 
 fn entry_key(uri: &str, cell: &CellRef<'_>) -> Vec<u8> {
-    let mut key = life_key(uri);
-    for part in [cell.table.as_bytes(), cell.key] {
+    let parts = [cell.table.as_bytes(), cell.key];
+    let mut key = Vec::with_capacity(uri.len() + cell.table.len() + cell.key.len() + cell.member.len() + 5);
+    key.extend_from_slice(uri.as_bytes());
+    key.push(SEPARATOR);
+    for part in parts {
         key.extend_from_slice(&(part.len() as u16).to_be_bytes());
         key.extend_from_slice(part);
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use sip::transaction::branch;
-use sip::{Message, MessageBuilder, Via, reason_phrase};
+use sip::{Message, MessageBuilder, Via, reason_phrase, write};
 
 use super::{AGENT, Answer, Outgoing};
 use crate::config::{Config, SipTransport};
@@ -18,10 +18,10 @@ pub(super) fn render(
 ) -> Option<(SocketAddr, Bytes)> {
     let to = via.response_address(source);
     // The tag depends on the request alone, so that a repeated answer is the same to the byte.
-    let tag = format!("{:016x}", mix(0x5741_524c, fold(via.branch())));
+    let mut tag = Vec::with_capacity(16);
+    write::hex(&mut tag, mix(0x5741_524c, fold(via.branch())), 16);
     let code = answer.code;
-    let mut builder =
-        MessageBuilder::response_to(message, source, code, reason_phrase(code), Some(tag.as_bytes())).ok()?;
+    let mut builder = MessageBuilder::response_to(message, source, code, reason_phrase(code), Some(&tag)).ok()?;
     if code == 405 || code == 200 && message.method() == Some(&b"OPTIONS"[..]) {
         builder = builder.header("Allow", "KDMQ, OPTIONS");
     }
@@ -35,21 +35,29 @@ pub(super) fn render(
 pub(super) fn build(outgoing: &Outgoing<'_>, token: u64, config: &Config) -> Option<Bytes> {
     let local = config.sip.get(usize::from(outgoing.socket.0))?;
     let (transport, param) = match local.transport {
-        SipTransport::Udp => ("UDP", ""),
-        SipTransport::Tcp => ("TCP", ";transport=tcp"),
+        SipTransport::Udp => (&b"UDP"[..], ""),
+        SipTransport::Tcp => (&b"TCP"[..], ";transport=tcp"),
     };
     let (us, channel) = (local.addr, outgoing.channel);
     let padding = match outgoing.padding {
         0 => String::new(),
         bytes => format!(";{:x<bytes$}", "pad="),
     };
-    let uri = format!("sip:{channel}@{}{}", outgoing.to.addr, param);
-    let message = MessageBuilder::request(b"KDMQ", uri.as_bytes())
-        .header("Via", format!("SIP/2.0/{transport} {us};branch={}{padding}", branch(token)))
-        .header("To", format!("<{uri}>"))
-        .header("From", format!("<sip:{channel}@{us}{param}>;tag={token:016x}"))
+    let (mut to, mut from, mut ip, mut tag) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    write::addr(&mut to, outgoing.to.addr);
+    write::addr(&mut from, us);
+    write::ip(&mut ip, us.ip());
+    write::hex(&mut tag, token, 16);
+    let (channel, param) = (channel.as_bytes(), param.as_bytes());
+    let uri = [b"sip:", channel, b"@", &to, param].concat();
+    let branch = branch(token);
+    let via = [b"SIP/2.0/", transport, b" ", &from, b";branch=", branch.as_bytes(), padding.as_bytes()];
+    let message = MessageBuilder::request(b"KDMQ", &uri)
+        .header("Via", via.concat())
+        .header("To", [b"<", &uri[..], b">"].concat())
+        .header("From", [b"<sip:", channel, b"@", &from, param, b">;tag=", &tag].concat())
         .header("CSeq", "10 KDMQ")
-        .header("Call-ID", format!("{token:016x}@{}", us.ip()))
+        .header("Call-ID", [&tag[..], b"@", &ip].concat())
         .content_length()
         .header("User-Agent", AGENT)
         .header("Max-Forwards", outgoing.max_forwards.to_string())

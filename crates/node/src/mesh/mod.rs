@@ -256,6 +256,9 @@ impl Mesh {
 
     /// Time passed. Does what is due, at most one chunk of bulk work. Cheap when nothing is: call it after every input.
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
+        if self.wake == LOOK {
+            self.wake = self.look();
+        }
         if self.wake.0 > cx.now.mono {
             return;
         }
@@ -437,8 +440,11 @@ impl Mesh {
 
     /// What the mesh wants on disk since the last call.
     pub(crate) fn take_puts(&mut self) -> Vec<(Tree, Vec<u8>, Option<Bytes>)> {
-        let mut puts = std::mem::take(&mut self.puts);
-        puts.extend(self.roster.take_unsaved());
+        let (mut puts, roster) = (std::mem::take(&mut self.puts), self.roster.take_unsaved());
+        if puts.is_empty() && roster.is_empty() {
+            return Vec::new();
+        }
+        puts.extend(roster);
         puts.into_iter().map(|(key, value)| (Tree::Meta, key, value)).collect()
     }
 }

@@ -55,6 +55,9 @@ impl Mesh {
             return;
         }
         let due: Vec<LinkId> = self.behind().filter(|&(_, at)| at <= now).map(|(link, _)| link).collect();
+        if due.is_empty() {
+            return;
+        }
         // A push may have brought it meanwhile.
         due.iter().for_each(|&link| self.judge(link, false, cx));
         let still: Vec<LinkId> = self.behind().filter(|&(_, at)| at <= now).map(|(link, _)| link).collect();

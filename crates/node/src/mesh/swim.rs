@@ -144,7 +144,8 @@ impl Swim {
 
     /// When [`Swim::tick`] has something to do.
     pub(super) fn next(&self) -> Mono {
-        self.timers.first_key_value().map_or(self.watch_at, |(&(at, _), _)| at.min(self.watch_at))
+        let timer = self.timers.first_key_value().map_or(self.watch_at, |(&(at, _), _)| at.min(self.watch_at));
+        if self.events.is_empty() { timer } else { Mono(0) }
     }
 
     /// The next thing that membership wants done or known.

@@ -189,7 +189,11 @@ impl Push<'_> {
                 append(out, hello)
             }
             Self::Cells(items) => [&[tag::CELLS], *items].concat(),
-            Self::Clocks(clocks) => append(vec![tag::CLOCKS], clocks),
+            Self::Clocks(clocks) => {
+                let mut out = Vec::with_capacity(512);
+                out.push(tag::CLOCKS);
+                append(out, clocks)
+            }
             Self::Ping { sent } => append(vec![tag::PING], sent),
             Self::Pong { sent, wall } => append(vec![tag::PONG], &(sent, wall)),
             Self::Links(links) => append(vec![tag::LINKS], links),

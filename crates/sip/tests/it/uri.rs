@@ -109,3 +109,32 @@ fn the_canonical_text_is_spelt_in_one_way() {
     }
     assert_eq!(canonical("sip:caf\u{e9}@h"), "sip:caf%C3%A9@h");
 }
+
+#[test]
+fn what_is_canonical_at_first_sight_is_so_by_the_long_way_too() {
+    for text in [
+        "sip:alice@example.com",
+        "sip:u1-2@198.51.100.7:5060",
+        "sip:a.b_c!~*'()@sip_proxy-1.example.org:1",
+        "sip:a@b:05060",
+        "sip:a@b:65535",
+        "sip:a@b:99999",
+        "sip:a@b:",
+        "sip:a@",
+        "sip:@b",
+        "sip:a@b@c",
+        "sip:a@Example.com",
+        "SIP:a@b",
+        "sips:a@b",
+        "sip:a%41@b",
+        "sip:a:p@b",
+        "sip:a+b@c",
+        "sip:a@b;lr",
+        "sip:a@b?c=d",
+        "sip:a@[::1]:5060",
+        "sip:example.com",
+    ] {
+        let Ok(uri) = Uri::parse(text.as_bytes()) else { continue };
+        assert_eq!(canonical(text), uri.normalised().escape_ascii().to_string(), "{text}");
+    }
+}
