@@ -16,7 +16,7 @@ use super::feed::Feed;
 use super::lateness::Lateness;
 use super::life::Life;
 use super::owner::HOLD_MS;
-use super::pull::{LATE_MS, Pull};
+use super::pull::{LATE_MS, LATE_TCP_MS, Pull};
 use super::streams::Streams;
 use crate::config::SipTransport;
 use crate::cx::Cx;
@@ -459,6 +459,11 @@ impl Peer {
         }
     }
 
+    /// How late a part of a dump may come, milliseconds.
+    pub(crate) fn late_ms(&self) -> u64 {
+        if self.address.transport == SipTransport::Tcp { LATE_TCP_MS } else { LATE_MS }
+    }
+
     /// Whether a dump that was asked for then may be older than what was said of this cell.
     pub(crate) fn is_touched(&self, slot: Slot, asked: Mono) -> bool {
         self.live_lately.get(slot).is_some_and(|at| at.plus_ms(LIVELY_MS) >= asked)
@@ -466,7 +471,8 @@ impl Peer {
 
     /// Forgets what was said too long ago to race with a dump of which anything may still come.
     pub(crate) fn drop_old_touches(&mut self, now: Mono) {
-        self.live_lately.retain(|_, at| now.ms_since(*at) <= LIVELY_MS + LATE_MS);
+        let late_ms = self.late_ms();
+        self.live_lately.retain(|_, at| now.ms_since(*at) <= LIVELY_MS + late_ms);
         self.live_limit = LIVELY_MAX.max(2 * self.live_lately.len());
     }
 }

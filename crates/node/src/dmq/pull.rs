@@ -44,6 +44,9 @@ const SILENCE_MS: u64 = 6_000;
 /// After this nothing of a dump can be on its way any more, milliseconds: its sender has given up repeating it.
 pub(super) const LATE_MS: u64 = 40_000;
 
+/// The same over TCP, whose repetitions are up to two minutes apart.
+pub(super) const LATE_TCP_MS: u64 = 130_000;
+
 /// The longest pause between two repetitions of a request, milliseconds: RFC 3261's T2.
 const T2_MS: u64 = 4_000;
 
@@ -99,6 +102,7 @@ pub(crate) struct Pull {
     /// When questions for entries were asked of which no answer has been seen yet, oldest first, and the last of all.
     entries_asked: Vec<Mono>,
     entries_asked_last: Mono,
+    late_ms: u64,
     /// When what this pull has got of entries was asked for, at the earliest.
     entries_from: Option<Mono>,
     /// Pulls in a row that did not show what had been told: it is told again, and asked for less and less often.
@@ -211,19 +215,24 @@ impl Pull {
         self.finished
     }
 
-    /// A question is sent.
-    fn asks(&mut self, channel: DataChannel, now: Mono) {
-        if channel == DataChannel::Htable {
-            self.entries_asked.retain(|at| now.ms_since(*at) < LATE_MS);
+    /// A question for entries is sent to a server that has any, as far as is known, or not. What it answers may come so late.
+    fn asks_entries(&mut self, has_any: bool, late_ms: u64, now: Mono) {
+        self.late_ms = late_ms;
+        self.entries_asked_last = now;
+        if has_any {
             self.entries_asked.push(now);
-            self.entries_asked_last = now;
         }
+    }
+
+    /// Whether a dump of entries is on its way that may not know what the server has been told meanwhile.
+    pub(crate) fn awaits_entries(&self, now: Mono) -> bool {
+        self.entries_asked.last().is_some_and(|at| now.ms_since(*at) < self.late_ms)
     }
 
     /// A part of a dump of entries has come: when it was asked for, at the earliest. A dump that was lost at first may come
     /// behind the one that was asked for after it.
     pub(crate) fn entries_came(&mut self, now: Mono) -> Mono {
-        self.entries_asked.retain(|at| now.ms_since(*at) < LATE_MS);
+        self.entries_asked.retain(|at| now.ms_since(*at) < self.late_ms);
         let earliest = self.entries_asked.first().copied().unwrap_or(self.entries_asked_last);
         self.entries_asked.pop();
         self.entries_from = Some(self.entries_from.map_or(earliest, |from| from.min(earliest)));

@@ -82,7 +82,10 @@ fn start_pull(peer: &mut Peer, everything: bool, front: &mut Front, cx: &mut Cx<
 fn ask(peer: &mut Peer, channel: DataChannel, front: &mut Front, cx: &mut Cx<'_>) {
     cx.stats.dmq_pulls += 1;
     peer.figures.requests_out += 1;
-    peer.pull.asks(channel, cx.now.mono);
+    if channel == DataChannel::Htable {
+        let (has_any, late_ms) = (peer.book.len() > peer.book.contacts(), peer.late_ms());
+        peer.pull.asks_entries(has_any, late_ms, cx.now.mono);
+    }
     let ask = Ask::Pull { peer: peer.id, channel, number: peer.pull.number };
     let outgoing = Outgoing {
         to: &peer.address,
