@@ -33,6 +33,7 @@ impl Node {
             memory: self.replica.memory_bytes(),
             skewed: self.mesh.skewed(self.config.max_skew_ms),
             joining: self.mesh.joining(),
+            settling: self.dmq.is_settling(&self.config, now.mono),
         }
     }
 

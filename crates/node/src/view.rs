@@ -39,6 +39,8 @@ pub struct StatusView {
     pub skewed: bool,
     /// Whether this node is still taking in its first full session.
     pub joining: bool,
+    /// Whether no removal is forgotten, because a server has not said yet what it holds (R7).
+    pub settling: bool,
 }
 
 /// A row of `GET /v1/members`.

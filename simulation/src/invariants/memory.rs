@@ -8,7 +8,7 @@ use crate::view::{HostView, View};
 
 /// How late a node may be with forgetting, seconds.
 const LATE_S: u64 = 5;
-/// A node that has just started waits for its servers before it forgets removals (R7), milliseconds.
+/// A node that has just started waits for its servers before it forgets removals, and others for theirs (R7), milliseconds.
 const SETTLES_MS: u64 = 120_000;
 
 /// See the module.
@@ -29,7 +29,8 @@ impl Invariant for Memory {
             let wrong = host.node.map_or(Ok(()), |running| {
                 is_idle(&host, running, world)?;
                 is_bounded(running.replica(), lives)?;
-                let settled = world.now().ms_since(host.started) > SETTLES_MS;
+                let young = world.now().ms_since(host.started) <= SETTLES_MS;
+                let settled = !young && !running.status(host.now(world.now())).settling;
                 keeps_nothing(running.replica(), host.wall, settled)
             });
             wrong.map_err(|wrong| format!("node {} {wrong}", host.spec.ix))

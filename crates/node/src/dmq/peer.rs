@@ -331,6 +331,7 @@ impl Peer {
     /// Something on its way to us was lost. A dump that is open is not to be waited for: it is asked for again.
     pub(crate) fn missed_something(&mut self) {
         self.pull.stop();
+        self.pull.lost_entries();
         self.pull.forget_retry();
         self.missed();
     }

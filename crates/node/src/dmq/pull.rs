@@ -224,6 +224,11 @@ impl Pull {
         }
     }
 
+    /// What was on its way will not come any more.
+    pub(crate) fn lost_entries(&mut self) {
+        self.entries_asked.clear();
+    }
+
     /// Whether a dump of entries is on its way that may not know what the server has been told meanwhile.
     pub(crate) fn awaits_entries(&self, now: Mono) -> bool {
         self.entries_asked.last().is_some_and(|at| now.ms_since(*at) < self.late_ms)
