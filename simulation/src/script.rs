@@ -61,12 +61,19 @@ pub struct Limits {
     pub forget_after_s: u64,
     /// R1: the longest life of a registration cell, seconds.
     pub location_max_ttl_s: u32,
+    /// R1: the longest life of a dialog, seconds.
+    #[serde(default = "half_a_day")]
+    pub dialog_max_life_s: u32,
     /// DMQ mode `mesh` instead of `bridge`.
     #[serde(default)]
     pub mesh: bool,
     /// Wide-area failure detector timing.
     #[serde(default)]
     pub wan: bool,
+}
+
+const fn half_a_day() -> u32 {
+    43_200
 }
 
 /// A node.

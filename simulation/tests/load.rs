@@ -30,7 +30,14 @@ fn script(phones: Vec<PhoneSpec>, writers: Vec<WriterSpec>) -> Script {
         htables: BTreeMap::new(),
         net: NetSpec { site: path, wan: path, host: path },
         faults: Vec::new(),
-        limits: Limits { max_skew_ms: 0, forget_after_s: 0, location_max_ttl_s: 0, mesh: false, wan: false },
+        limits: Limits {
+            max_skew_ms: 0,
+            forget_after_s: 0,
+            location_max_ttl_s: 0,
+            dialog_max_life_s: 0,
+            mesh: false,
+            wan: false,
+        },
     }
 }
 

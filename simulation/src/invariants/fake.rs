@@ -66,6 +66,7 @@ pub(super) fn script(nodes: u16, servers: u16) -> Script {
             max_skew_ms: 5_000,
             forget_after_s: 7_200,
             location_max_ttl_s: 3_600,
+            dialog_max_life_s: 3_600,
             mesh: false,
             wan: false,
         },
@@ -127,6 +128,7 @@ impl World {
             forget_after_s: self.script.limits.forget_after_s,
             timing: Timing::Lan,
             location_max_ttl_s: self.script.limits.location_max_ttl_s,
+            dialog_max_life_s: self.script.limits.dialog_max_life_s,
             htables: htables.collect(),
             sip: vec![SipSocket { transport: SipTransport::Udp, addr: ([10, 0, 0, node as u8 + 1], 5070).into() }],
             dmq: DmqConfig {

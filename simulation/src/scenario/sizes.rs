@@ -210,7 +210,14 @@ pub(super) fn net() -> NetSpec {
 
 /// The defaults of a node (docs/operation.md).
 pub(super) fn limits() -> Limits {
-    Limits { max_skew_ms: 5_000, forget_after_s: 604_800, location_max_ttl_s: 86_400, mesh: false, wan: false }
+    Limits {
+        max_skew_ms: 5_000,
+        forget_after_s: 604_800,
+        location_max_ttl_s: 86_400,
+        dialog_max_life_s: 43_200,
+        mesh: false,
+        wan: false,
+    }
 }
 
 /// Whether the sizes make sense together.

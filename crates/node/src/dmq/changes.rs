@@ -9,6 +9,7 @@ use crdt::{Cause, Change, counter};
 use kdmq::Generation;
 use tables::location;
 
+use super::feed::is_told;
 use super::{Dmq, Peer, PeerId, counters, orphans, requests, usrloc_in};
 use crate::cx::Cx;
 
@@ -17,6 +18,9 @@ impl Dmq {
     /// that do not hold the new version are to be told.
     pub(crate) fn on_changes(&mut self, changes: &[Change], cx: &mut Cx<'_>) {
         for change in changes {
+            if cx.replica.table_of(change.slot).is_some_and(|table| !is_told(table)) {
+                continue;
+            }
             if let (Cause::Forgotten, Some(old), true) = (change.cause, &change.old, cx.durable()) {
                 self.forget_entries(old);
             }
