@@ -37,9 +37,11 @@ impl Replica {
             None => None,
             Some(_) => {
                 let copied = held.and_then(|(_, facts)| facts.birth);
-                let given = w.birth.map(|birth| birth.min(now.secs()));
+                // The wall clock may be behind a birth that was copied from another cell; the hybrid clock is not.
+                let latest = self.hybrid.now(now).secs();
+                let given = w.birth.map(|birth| birth.min(latest));
                 // What is removed unseen was born before, so its versions are dead when this one is forgotten.
-                let unseen = w.body.is_none().then(|| self.hybrid.now(now).secs());
+                let unseen = w.body.is_none().then_some(latest);
                 match copied.or(given).or(unseen).ok_or(WriteError::MissingBirth)? {
                     _ if planted::on(Bug::BirthNotCopied) => Some(now.secs()),
                     birth => Some(birth),

@@ -73,6 +73,23 @@ fn a_deadline_is_clamped_to_what_the_table_allows() {
 }
 
 #[test]
+fn a_birth_that_is_copied_from_another_cell_stays_where_the_wall_clock_is_late() {
+    let (mut a, mut b) = (replica(1, rules()), replica(2, rules()));
+    let (body, deadline, birth) = (Some(&b"v"[..]), Some(u64::MAX), Some(at(2).secs()));
+    let write = Write { table: "dlg", body, deadline, rank: 1, birth, ..blank() };
+    let Ok(Outcome::Written(slot, _)) = a.write(at(2), write) else { panic!("nothing is held") };
+    let told = a.bytes(slot).unwrap().to_vec();
+    assert!(matches!(b.merge_pushed(NOW, &told, 0), Merged::New(_)));
+    let child = Write { member: b"child", rank: 0, ..write };
+    let Ok(Outcome::Written(slot, _)) = b.write(NOW, child) else { panic!("nothing is held") };
+    assert_eq!(b.cell(slot).unwrap().birth, birth);
+    // What nobody can have seen is no birth.
+    let ahead = Write { key: b"other", birth: Some(at(50).secs()), ..write };
+    let Ok(Outcome::Written(slot, _)) = b.write(NOW, ahead) else { panic!("nothing is held") };
+    assert_eq!(b.cell(slot).unwrap().birth, birth);
+}
+
+#[test]
 fn a_dialog_is_forgotten_by_its_birth_whatever_its_rank() {
     let mut a = replica(1, rules());
     let ended = Write { table: "dlg", rank: 5, birth: Some(NOW.secs()), ..blank() };
