@@ -70,6 +70,7 @@ impl Default for Builder {
             servers: Vec::new(),
             phones: Vec::new(),
             writers: Vec::new(),
+            calls: Vec::new(),
             htables: BTreeMap::new(),
             net,
             faults: Vec::new(),

@@ -59,6 +59,7 @@ pub(super) fn script(nodes: u16, servers: u16) -> Script {
         servers: (0..servers).map(server).collect(),
         phones: Vec::new(),
         writers: Vec::new(),
+        calls: Vec::new(),
         htables: BTreeMap::from([("t".into(), TableSpec::default()), ("c".into(), counter)]),
         net: NetSpec { site: path, wan: path, host: path },
         faults: Vec::new(),
@@ -194,6 +195,7 @@ impl World {
             }
             What::Delete { table, key } => Command::HtableDelete { table, key: key.into() },
             What::Add { table, key, by } => Command::HtableInc { table, key: key.into(), by },
+            call => crate::load::command(&call).unwrap(),
         };
         let at = Entry::Node(self.script.nodes[node].ix);
         let deed = self.ledger.begin(what, at, self.now.plus_ms(1));
