@@ -269,8 +269,11 @@ pub struct CallSpec {
     /// How long after the answer the BYE comes; never, if whoever was to send it died.
     #[serde(default)]
     pub talk_ms: Option<u64>,
-    /// When it ends if nobody ends it, seconds after its INVITE.
+    /// When it ends if nobody ends it, seconds after its INVITE or its refresh.
     pub lifetime_s: u32,
+    /// Whether it is refreshed half way (RFC 4028), and then lives for so long from there.
+    #[serde(default)]
+    pub refreshed: bool,
     /// How often a variable is set while it lasts, by either side.
     #[serde(default)]
     pub vars: u32,

@@ -176,12 +176,13 @@ impl Hunt<'_> {
 
     /// Takes away what makes single participants less simple.
     fn plainer(&mut self) {
-        let changes: [fn(&mut Script); 11] = [
+        let changes: [fn(&mut Script); 12] = [
             |s| s.nodes.iter_mut().for_each(|n| n.clock_drift_ppm = 0),
             |s| s.nodes.iter_mut().for_each(|n| n.clock_offset_ms = 0),
             |s| s.nodes.iter_mut().for_each(|n| n.ack_disk = false),
             |s| s.nodes.iter_mut().for_each(|n| n.site = 0),
             |s| s.servers.iter_mut().for_each(|k| k.reorder_permille = 0),
+            |s| s.calls.iter_mut().for_each(|c| c.refreshed = false),
             |s| s.calls.iter_mut().for_each(|c| c.vars = 0),
             |s| s.calls.iter_mut().for_each(|c| c.profile = false),
             |s| s.calls.iter_mut().for_each(|c| c.late = false),

@@ -244,6 +244,7 @@ fn call(id: u32) -> CallSpec {
         answer_ms: 4_000,
         talk_ms: Some(60_000),
         lifetime_s: 600,
+        refreshed: true,
         vars: 3,
         profile: true,
         bye: Bye::Twice,
@@ -265,7 +266,9 @@ fn a_call_is_made_rings_is_answered_and_ends_in_this_order_at_the_nodes_of_its_t
     assert_eq!([state(1), state(2), state(4)], [1_000, 3_000, 5_000]);
     let byes = at(&|what| matches!(what, What::Bye { call: 3 }));
     assert!(byes.len() == 2 && byes[0] == 65_000, "{byes:?}");
-    assert_eq!(asked.len(), 3 + 3 + 1 + 2 + 1);
+    let refreshed = at(&|what| matches!(what, What::Call { state: 4, lifetime_s: Some(600), .. }));
+    assert_eq!(refreshed, [35_000]);
+    assert_eq!(asked.len(), 3 + 1 + 3 + 1 + 2 + 1);
     assert!(asked.last().is_some_and(|(ms, _)| *ms > 65_000), "something is said after the end");
     assert_eq!(asked[0].1.at, Entry::Node(0));
     assert!(asked.iter().any(|(_, ask)| ask.at == Entry::Node(1)));

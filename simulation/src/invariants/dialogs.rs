@@ -70,8 +70,12 @@ impl Dialogs {
                 }
             }
             let held = replica.shown_by(order.dot).and_then(|slot| replica.cell(slot));
-            let birth = held.filter(|held| held.body.is_some()).and_then(|held| held.birth);
-            if let Some(birth) = birth {
+            let held = held.filter(|held| held.body.is_some());
+            if let Some((birth, deadline)) = held.and_then(|held| held.birth.zip(held.deadline)) {
+                let latest = birth + u64::from(self.facts.script().limits.dialog_max_life_s);
+                if deadline > latest {
+                    return Err(format!("node {node} made {}, which may not outlive {latest}", model.tell(write)));
+                }
                 let first = *self.births.entry(id.key.clone()).or_insert(birth);
                 if first != birth {
                     return Err(format!("node {node} made {} with birth {birth}, not {first}", model.tell(write)));
@@ -126,16 +130,18 @@ impl Dialogs {
         ended: bool,
         court: &Court<'_>,
     ) -> Result<(), String> {
-        // The furthest state that is known; what was said first of a call says how long it lives.
+        // The furthest state that is known; how long it lives was said with the INVITE, and by a refresh once more.
         let said = story.deeds.iter().filter_map(|deed| match deed.what {
             What::Call { state, lifetime_s, .. } => Some((*deed, state, lifetime_s)),
             _ => None,
         });
-        let lives = said.clone().find_map(|(deed, _, lifetime_s)| Some((deed.taken?, lifetime_s?)));
-        let Some((began, lifetime_s)) = lives else { return Ok(()) };
+        let mut lives = said.clone().filter_map(|(deed, _, lifetime_s)| Some((deed, deed.taken?, lifetime_s?)));
+        let Some((_, began, lifetime_s)) = lives.next() else { return Ok(()) };
+        let refresh = lives.rfind(|(deed, ..)| court.is_known(deed, cell));
+        let lasts_ms = refresh.map_or(0, |(_, at, _)| at.ms_since(began)) + u64::from(lifetime_s) * 1_000;
         let furthest = said.filter(|(deed, ..)| court.is_known(deed, cell)).max_by_key(|(_, state, _)| *state);
         let Some((deed, state, _)) = furthest else { return Ok(()) };
-        let lives_ms = u64::from(lifetime_s.min(self.facts.script().limits.dialog_max_life_s)) * 1_000;
+        let lives_ms = lasts_ms.min(u64::from(self.facts.script().limits.dialog_max_life_s) * 1_000);
         let (now, tolerance) = (court.world.now(), self.facts.tolerance_ms());
         for (node, dialogs) in &court.shown {
             match dialogs.get(key) {
@@ -294,7 +300,7 @@ mod tests {
     use super::super::fake::{World, script};
     use super::*;
     use crate::invariants::Kind;
-    use crate::script::{DiskLoss, Entry, Fault, FaultKind, Host};
+    use crate::script::{DiskLoss, Entry, Fault, FaultKind, Host, Limits};
 
     const CALL: u32 = 7;
 
@@ -382,6 +388,18 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_was_refreshed_lives_from_there() {
+        let mut case = Case::new(1);
+        case.world.pass(300_000);
+        case.deed(What::Call { call: CALL, state: 4, lifetime_s: Some(600) });
+        for _ in 0..2 {
+            assert_eq!(case.verdict(), Ok(()));
+            case.world.pass(350_000);
+        }
+        assert_eq!(case.verdict(), Ok(()), "it has ended by itself");
+    }
+
+    #[test]
     fn a_call_that_is_not_shown_everywhere_is_found_live_and_ended() {
         // The second node hears nothing of the first.
         let mut case = Case::new(2);
@@ -452,6 +470,16 @@ mod tests {
         assert_eq!(bare.write(b"var/a", 0, Some(b"x"), birth), Ok(()));
         let wrong = bare.write(b"", 5, None, birth).unwrap_err();
         assert!(wrong.contains("made the removal") && wrong.contains("and left"), "{wrong}");
+    }
+
+    #[test]
+    fn a_version_that_outlives_what_its_birth_allows_is_found() {
+        let mut bare = Bare::new();
+        // Its table would let it live for 600 s, the script for 300.
+        bare.checker.facts =
+            Facts::new(&Script { limits: Limits { dialog_max_life_s: 300, ..script(1, 0).limits }, ..script(1, 0) });
+        let wrong = bare.write(b"", 4, Some(b"x"), WALL.secs() - 5).unwrap_err();
+        assert!(wrong.contains("which may not outlive 1800000295"), "{wrong}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A call: INVITE, ringing, answer, variables and a profile meanwhile, BYE, all said by the proxies of its two sides, each
+//! A call: INVITE, ringing, answer, a refresh, variables and a profile meanwhile, BYE, all said by the proxies of its two sides, each
 //! at its own node.
 //!
 //! Nobody knows what the other side has said: a BYE may come twice, and something may be said after it. What a call will do
@@ -86,6 +86,9 @@ impl Call {
         say(spec.start_ms + spec.answer_ms / 2, spec.side(&mut rng), state(2, None));
         say(answer_ms, spec.side(&mut rng), state(4, None));
         let talks_ms = spec.talk_ms.unwrap_or(u64::from(spec.lifetime_s) * 500).max(1);
+        if spec.refreshed {
+            say(answer_ms + talks_ms / 2, spec.side(&mut rng), state(4, Some(spec.lifetime_s)));
+        }
         for n in 0..spec.vars {
             let (at_ms, node) = (answer_ms + rng.below(talks_ms), spec.side(&mut rng));
             let name = VARS[rng.below(VARS.len() as u64) as usize].to_owned();

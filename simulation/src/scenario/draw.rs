@@ -186,6 +186,7 @@ fn calls(scenario: &Scenario, seed: u64) -> Vec<CallSpec> {
             answer_ms: rng.random_range(100..=ms(sizes.ring_secs).max(100)),
             talk_ms: (!lost).then_some(talk_ms),
             lifetime_s: rng.random_range(sizes.min_lifetime_secs..=sizes.max_lifetime_secs),
+            refreshed: rng.random_bool(sizes.refreshed),
             vars: if rng.random_bool(sizes.vars) { vars } else { 0 },
             profile: rng.random_bool(sizes.profiles),
             bye: if twice { Bye::Twice } else { bye },

@@ -202,12 +202,14 @@ pub struct Calls {
     pub min_secs: f64,
     /// From answer to BYE, seconds: to here.
     pub max_secs: f64,
-    /// When they end by themselves, seconds after the INVITE: from here.
+    /// When they end by themselves, seconds after INVITE or refresh: from here.
     pub min_lifetime_secs: u32,
-    /// When they end by themselves, seconds after the INVITE: to here.
+    /// When they end by themselves, seconds after INVITE or refresh: to here.
     pub max_lifetime_secs: u32,
     /// Share whose two sides are at different nodes, 0 to 1.
     pub far: f64,
+    /// Share that is refreshed half way, 0 to 1.
+    pub refreshed: f64,
     /// Share with variables, 0 to 1.
     pub vars: f64,
     /// Share that counts in a profile, 0 to 1.
@@ -230,6 +232,7 @@ impl Default for Calls {
             min_lifetime_secs: 60,
             max_lifetime_secs: 1_800,
             far: 0.8,
+            refreshed: 0.3,
             vars: 0.5,
             profiles: 0.3,
             lost: 0.15,
@@ -281,6 +284,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
         ("phones.outbound", phones.outbound),
         ("phones.leaving", phones.leaving),
         ("calls.far", calls.far),
+        ("calls.refreshed", calls.refreshed),
         ("calls.vars", calls.vars),
         ("calls.profiles", calls.profiles),
         ("calls.lost", calls.lost),
