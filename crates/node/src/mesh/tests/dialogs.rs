@@ -3,6 +3,7 @@
 use super::cluster;
 use super::net::Net;
 use crate::command::{Command, CommandError, CommandOk, DialogId, DialogState, DialogUpdate};
+use crate::config::Config;
 use crate::cx::Cx;
 use crate::dmq::Facts;
 use crate::execute;
@@ -169,6 +170,14 @@ fn a_dialog_ends_with_its_lifetime_and_never_outlives_its_table() {
     net.run(10_000);
     assert!(net.dialog(0, "short").is_none());
     assert_eq!(net.state(0, "short", DialogState::Early), Err(CommandError::DialogEnded));
+}
+
+#[test]
+fn nodes_whose_dialogs_live_for_different_times_have_different_rules() {
+    let config = |dialog_max_life_s| Config { dialog_max_life_s, ..super::config(0, false) };
+    let fingerprint = |secs| execute::rules(&config(secs)).fingerprint();
+    assert_eq!(fingerprint(3_600), fingerprint(3_600));
+    assert_ne!(fingerprint(3_600), fingerprint(3_601));
 }
 
 #[test]
