@@ -56,6 +56,7 @@ impl Default for Builder {
             max_skew_ms: 5_000,
             forget_after_s: 7 * 86_400,
             location_max_ttl_s: 86_400,
+            dialog_max_life_s: 43_200,
             mesh: false,
             wan: false,
         };
@@ -69,6 +70,7 @@ impl Default for Builder {
             servers: Vec::new(),
             phones: Vec::new(),
             writers: Vec::new(),
+            calls: Vec::new(),
             htables: BTreeMap::new(),
             net,
             faults: Vec::new(),

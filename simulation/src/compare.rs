@@ -110,6 +110,7 @@ fn with_starling(script: &Script) -> Script {
     let at_server = |at: &Entry| matches!(at, Entry::Server(_));
     with.phones.iter_mut().for_each(|p| p.at.retain(at_server));
     with.writers.retain(|w| at_server(&w.at));
+    with.calls.clear();
     shrink::prune(&mut with);
     with
 }

@@ -56,6 +56,7 @@ sometimes! {
     HostileRefused = "hostile-refused", "A hostile message was refused.";
     CommandRefused = "command-refused", "A command was refused.";
     AckedAndLost = "acked-and-lost", "A node that had acknowledged writes crashed before they were on disk.";
+    CallRefused = "call-refused", "What was said of a call was refused: it had ended, or was not known.";
     DeedUnknown = "deed-unknown", "Somebody got no answer.";
     EqualAfterCalm = "equal-after-calm", "After faults everybody became equal.";
 }

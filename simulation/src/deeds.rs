@@ -9,7 +9,7 @@ use crate::coverage::Sometimes;
 use crate::invariants::Moment;
 use crate::kamailio::{Local, Value};
 use crate::ledger::{DeedId, Ended, What};
-use crate::load::{Ask, PhoneWords};
+use crate::load::{self, Ask, PhoneWords};
 use crate::queue::Event;
 use crate::script::{Entry, Host};
 use crate::step::Arrival;
@@ -52,7 +52,7 @@ impl World {
         match ask.at {
             Entry::Node(ix) => {
                 if let Some(at) = self.at(Host::Node(ix)) {
-                    let command = Some(Box::new(self.command(ask)));
+                    let command = self.command(ask).map(Box::new);
                     self.arrive(at, Arrival::Command { deed, command });
                 }
             }
@@ -81,8 +81,10 @@ impl World {
             return;
         }
         self.ledger.end(deed, how, self.now);
-        if how == Ended::Unknown {
-            self.saw(Sometimes::DeedUnknown);
+        match (how, &self.ledger.deed(deed).what) {
+            (Ended::Unknown, _) => self.saw(Sometimes::DeedUnknown),
+            (Ended::Refused, What::Call { .. } | What::CallVar { .. }) => self.saw(Sometimes::CallRefused),
+            _ => {}
         }
         if self.options.log {
             self.line(format!("deed {deed}"), format!("{how:?}"));
@@ -97,8 +99,8 @@ impl World {
     }
 
     /// A deed as a node's admin API takes it.
-    fn command(&self, ask: &Ask) -> Command {
-        match &ask.what {
+    fn command(&self, ask: &Ask) -> Option<Command> {
+        Some(match &ask.what {
             What::Register { aor, uri, expires_s, .. } => {
                 let (instance, reg_id) = ask.phone.as_ref().map_or(("", 0), |p| (p.instance.as_str(), p.reg_id));
                 Command::LocationAdd(Box::new(NewContact {
@@ -125,7 +127,8 @@ impl World {
             What::Add { table, key, by } => {
                 Command::HtableInc { table: table.clone(), key: key.as_str().into(), by: *by }
             }
-        }
+            call => return load::command(call),
+        })
     }
 
     /// The integer that a value of a counter table is.
@@ -155,6 +158,10 @@ impl World {
             }
             What::Delete { table, key } => Local::Delete { table, key },
             What::Add { table, key, by } => Local::Add { table, key, by: *by },
+            // Dialogs live at nodes only.
+            What::Call { .. } | What::CallVar { .. } | What::CallProfile { .. } | What::Bye { .. } => {
+                return Some(false);
+            }
         };
         self.server_local(at, &local)
     }

@@ -145,6 +145,7 @@ impl NodeHost {
             forget_after_s: limits.forget_after_s,
             timing: if limits.wan { Timing::Wan } else { Timing::Lan },
             location_max_ttl_s: limits.location_max_ttl_s,
+            dialog_max_life_s: limits.dialog_max_life_s,
             htables: tables.collect(),
             sip: sockets.map(|transport| SipSocket { transport, addr: self.sip }).collect(),
             dmq: DmqConfig {

@@ -5,7 +5,7 @@
 
 use node::Mono;
 
-use crate::script::Entry;
+use crate::script::{Entry, NodeIx};
 
 /// The number of a deed, in the order in which they were begun.
 pub type DeedId = u32;
@@ -23,6 +23,16 @@ pub struct Deed {
     pub begun: Mono,
     /// How it ended for whoever did it; `None` while open.
     pub ended: Option<(Mono, Ended)>,
+}
+
+impl Deed {
+    /// The node where it entered; `None` if it entered at a server.
+    pub const fn node(&self) -> Option<NodeIx> {
+        match self.at {
+            Entry::Node(ix) => Some(ix),
+            Entry::Server(_) => None,
+        }
+    }
 }
 
 /// How a deed ended for whoever did it.
@@ -92,6 +102,36 @@ pub enum What {
         key: String,
         /// By how much.
         by: i64,
+    },
+    /// A proxy said how far a call has got; its INVITE makes the dialog.
+    Call {
+        /// Call number.
+        call: u32,
+        /// The dialog's state, 1 to 4.
+        state: u8,
+        /// Seconds until it ends by itself; `None` leaves that as it is.
+        lifetime_s: Option<u32>,
+    },
+    /// A variable of a call was set.
+    CallVar {
+        /// Call number.
+        call: u32,
+        /// Name.
+        name: String,
+        /// Value.
+        value: String,
+    },
+    /// A call came to count in a profile.
+    CallProfile {
+        /// Call number.
+        call: u32,
+        /// The profile's name.
+        name: String,
+    },
+    /// A call was ended.
+    Bye {
+        /// Call number.
+        call: u32,
     },
 }
 

@@ -90,6 +90,7 @@ pub fn check(script: &Script) -> Result<(), String> {
     let servers = unique(script.servers.iter().map(|s| u32::from(s.ix)), "server")?;
     unique(script.phones.iter().map(|p| p.id), "phone")?;
     unique(script.writers.iter().map(|w| w.id), "writer")?;
+    unique(script.calls.iter().map(|c| c.id), "call")?;
     let known = |host: &Host| {
         let found = match host {
             Host::Node(ix) => nodes.contains(&u32::from(*ix)),
@@ -120,6 +121,12 @@ pub fn check(script: &Script) -> Result<(), String> {
         let declared = writer.job.table().is_none_or(|table| script.htables.contains_key(table));
         if writer.every_ms == 0 || *size == 0 || !declared {
             return Err(format!("writer {} has no table, no keys or no time between its writes", writer.id));
+        }
+    }
+    for call in &script.calls {
+        [call.caller, call.callee].iter().try_for_each(|ix| known(&Host::Node(*ix)))?;
+        if call.lifetime_s == 0 || call.answer_ms == 0 {
+            return Err(format!("call {} lives for no time, or is answered before it rings", call.id));
         }
     }
     faults(script, &known)

@@ -24,6 +24,8 @@ pub(crate) enum Stream {
     Hostile,
     /// A TCP connection.
     Tcp,
+    /// A call.
+    Call,
 }
 
 /// A generator of small state (SplitMix64, Steele et al. 2014), for the many streams of a run.

@@ -39,6 +39,9 @@ pub struct Script {
     /// Writers of hash tables, and operators.
     #[serde(default)]
     pub writers: Vec<WriterSpec>,
+    /// The calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<CallSpec>,
     /// Hash tables, as all nodes and servers declare them.
     #[serde(default)]
     pub htables: BTreeMap<String, TableSpec>,
@@ -61,12 +64,19 @@ pub struct Limits {
     pub forget_after_s: u64,
     /// R1: the longest life of a registration cell, seconds.
     pub location_max_ttl_s: u32,
+    /// R1: the longest life of a dialog, seconds.
+    #[serde(default = "half_a_day")]
+    pub dialog_max_life_s: u32,
     /// DMQ mode `mesh` instead of `bridge`.
     #[serde(default)]
     pub mesh: bool,
     /// Wide-area failure detector timing.
     #[serde(default)]
     pub wan: bool,
+}
+
+const fn half_a_day() -> u32 {
+    43_200
 }
 
 /// A node.
@@ -240,6 +250,55 @@ impl Job {
             Self::Operator { .. } => None,
         }
     }
+}
+
+/// A call between two sides, each of which has a node. Only nodes hold dialogs, so no server takes part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallSpec {
+    /// Its number, unique; Call-ID and tags are derived from it.
+    pub id: u32,
+    /// The node of the caller's proxy.
+    pub caller: NodeIx,
+    /// The node of the callee's proxy.
+    pub callee: NodeIx,
+    /// Its INVITE, at the caller's.
+    pub start_ms: u64,
+    /// How long after that it is answered; half way it rings.
+    pub answer_ms: u64,
+    /// How long after the answer the BYE comes; never, if whoever was to send it died.
+    #[serde(default)]
+    pub talk_ms: Option<u64>,
+    /// When it ends if nobody ends it, seconds after its INVITE or its refresh.
+    pub lifetime_s: u32,
+    /// Whether it is refreshed half way (RFC 4028), and then lives for so long from there.
+    #[serde(default)]
+    pub refreshed: bool,
+    /// How often a variable is set while it lasts, by either side.
+    #[serde(default)]
+    pub vars: u32,
+    /// Whether it counts in a profile.
+    #[serde(default)]
+    pub profile: bool,
+    /// Who ends it.
+    #[serde(default)]
+    pub bye: Bye,
+    /// Whether something is said of it after its BYE, at the node that has not heard that.
+    #[serde(default)]
+    pub late: bool,
+}
+
+/// Who ends a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bye {
+    /// The caller, at its node.
+    #[default]
+    Caller,
+    /// The callee, at its node.
+    Callee,
+    /// Both at about the same time, each at its node.
+    Twice,
 }
 
 /// A hash table.

@@ -1,7 +1,7 @@
 //! Makes a run smaller that breaks a promise, as long as it goes on breaking the same one.
 //!
 //! Everything in a script is explicit, and each participant draws from a stream of its own: so whatever is taken away,
-//! the others go on doing what they did. Taken away are, in turn, faults, writers, phones, servers, nodes and time; each
+//! the others go on doing what they did. Taken away are, in turn, faults, writers, calls, phones, servers, nodes and time; each
 //! list by delta debugging (Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input", 2002): halves,
 //! quarters and so on, until no single one can go. All of that again, until nothing changes any more.
 //!
@@ -37,6 +37,7 @@ pub fn shrink(script: Script, violation: Violation, run: Runner<'_>, go_on: &mut
         let before = hunt.best.clone();
         hunt.faults();
         hunt.writers();
+        hunt.calls();
         hunt.phones();
         hunt.servers();
         hunt.nodes();
@@ -111,6 +112,10 @@ impl Hunt<'_> {
         self.list(|s| &mut s.writers);
     }
 
+    fn calls(&mut self) {
+        self.list(|s| &mut s.calls);
+    }
+
     fn phones(&mut self) {
         self.list(|s| &mut s.phones);
     }
@@ -146,6 +151,7 @@ impl Hunt<'_> {
             writer.stop_ms = writer.stop_ms.min(end);
         }
         script.writers.retain(|w| w.start_ms < w.stop_ms);
+        script.calls.retain(|c| c.start_ms < end);
         script.faults.retain(|f| f.at_ms + 1 < end);
         for fault in &mut script.faults {
             // What never comes back goes on not to.
@@ -170,12 +176,16 @@ impl Hunt<'_> {
 
     /// Takes away what makes single participants less simple.
     fn plainer(&mut self) {
-        let changes: [fn(&mut Script); 8] = [
+        let changes: [fn(&mut Script); 12] = [
             |s| s.nodes.iter_mut().for_each(|n| n.clock_drift_ppm = 0),
             |s| s.nodes.iter_mut().for_each(|n| n.clock_offset_ms = 0),
             |s| s.nodes.iter_mut().for_each(|n| n.ack_disk = false),
             |s| s.nodes.iter_mut().for_each(|n| n.site = 0),
             |s| s.servers.iter_mut().for_each(|k| k.reorder_permille = 0),
+            |s| s.calls.iter_mut().for_each(|c| c.refreshed = false),
+            |s| s.calls.iter_mut().for_each(|c| c.vars = 0),
+            |s| s.calls.iter_mut().for_each(|c| c.profile = false),
+            |s| s.calls.iter_mut().for_each(|c| c.late = false),
             |s| s.phones.iter_mut().for_each(|p| p.outbound = false),
             |s| s.phones.iter_mut().for_each(|p| p.at.truncate(1)),
             |s| {
@@ -240,6 +250,7 @@ fn names(script: &mut Script, nodes: &BTreeSet<NodeIx>, servers: &BTreeSet<Serve
     script.phones.iter_mut().for_each(|p| p.at.retain(enters));
     script.phones.retain(|p| !p.at.is_empty());
     script.writers.retain(|w| enters(&w.at));
+    script.calls.retain(|c| nodes.contains(&c.caller) && nodes.contains(&c.callee));
     for fault in &mut script.faults {
         if let FaultKind::Cut { from, to, .. } = &mut fault.kind {
             from.retain(there);

@@ -6,7 +6,7 @@ use node::Mono;
 use starling_simulation::Script;
 use starling_simulation::ledger::{Ended, Ledger, What};
 use starling_simulation::load::{Ask, Load};
-use starling_simulation::script::{Entry, Job, Leave, Limits, NetSpec, PathSpec, PhoneSpec, WriterSpec};
+use starling_simulation::script::{Bye, CallSpec, Entry, Job, Leave, Limits, NetSpec, PathSpec, PhoneSpec, WriterSpec};
 
 fn script(phones: Vec<PhoneSpec>, writers: Vec<WriterSpec>) -> Script {
     let path = PathSpec {
@@ -27,10 +27,18 @@ fn script(phones: Vec<PhoneSpec>, writers: Vec<WriterSpec>) -> Script {
         servers: Vec::new(),
         phones,
         writers,
+        calls: Vec::new(),
         htables: BTreeMap::new(),
         net: NetSpec { site: path, wan: path, host: path },
         faults: Vec::new(),
-        limits: Limits { max_skew_ms: 0, forget_after_s: 0, location_max_ttl_s: 0, mesh: false, wan: false },
+        limits: Limits {
+            max_skew_ms: 0,
+            forget_after_s: 0,
+            location_max_ttl_s: 0,
+            dialog_max_life_s: 0,
+            mesh: false,
+            wan: false,
+        },
     }
 }
 
@@ -225,4 +233,61 @@ fn one_phone_less_leaves_the_others_as_they_were() {
         all
     };
     assert_eq!(sorted(story(7)), sorted(story(99)));
+}
+
+fn call(id: u32) -> CallSpec {
+    CallSpec {
+        id,
+        caller: 0,
+        callee: 1,
+        start_ms: 1_000,
+        answer_ms: 4_000,
+        talk_ms: Some(60_000),
+        lifetime_s: 600,
+        refreshed: true,
+        vars: 3,
+        profile: true,
+        bye: Bye::Twice,
+        late: true,
+    }
+}
+
+fn call_script(calls: Vec<CallSpec>) -> Script {
+    Script { calls, ..script(vec![], vec![]) }
+}
+
+#[test]
+fn a_call_is_made_rings_is_answered_and_ends_in_this_order_at_the_nodes_of_its_two_sides() {
+    let (_, asked) = play(&call_script(vec![call(3)]), done);
+    let at = |wanted: &dyn Fn(&What) -> bool| -> Vec<u64> {
+        asked.iter().filter(|(_, ask)| wanted(&ask.what)).map(|(ms, _)| *ms).collect()
+    };
+    let state = |wanted: u8| at(&|what| matches!(what, What::Call { call: 3, state, .. } if *state == wanted))[0];
+    assert_eq!([state(1), state(2), state(4)], [1_000, 3_000, 5_000]);
+    let byes = at(&|what| matches!(what, What::Bye { call: 3 }));
+    assert!(byes.len() == 2 && byes[0] == 65_000, "{byes:?}");
+    let refreshed = at(&|what| matches!(what, What::Call { state: 4, lifetime_s: Some(600), .. }));
+    assert_eq!(refreshed, [35_000]);
+    assert_eq!(asked.len(), 3 + 1 + 3 + 1 + 2 + 1);
+    assert!(asked.last().is_some_and(|(ms, _)| *ms > 65_000), "something is said after the end");
+    assert_eq!(asked[0].1.at, Entry::Node(0));
+    assert!(asked.iter().any(|(_, ask)| ask.at == Entry::Node(1)));
+}
+
+#[test]
+fn a_call_whose_invite_gets_no_answer_is_given_up() {
+    let (ledger, asked) = play(&call_script(vec![call(3)]), |_, _| None);
+    assert_eq!((asked.len(), ledger.deeds().len()), (1, 1));
+    let (_, asked) = play(&call_script(vec![call(3)]), |_, _| Some((3, Ended::Refused)));
+    assert_eq!(asked.len(), 1);
+}
+
+#[test]
+fn a_call_does_the_same_whoever_else_calls() {
+    let of = |calls: Vec<CallSpec>| -> Vec<(u64, What)> {
+        let (_, asked) = play(&call_script(calls), done);
+        let ours = asked.into_iter().filter(|(_, ask)| matches!(&ask.what, What::CallVar { call: 3, .. }));
+        ours.map(|(ms, ask)| (ms, ask.what)).collect()
+    };
+    assert_eq!(of(vec![call(3)]), of(vec![call(1), call(2), call(3)]));
 }

@@ -19,24 +19,32 @@
 //! | `POST /v1/htable/NAME/KEY/inc` with [`EntryInc`] | [`Incremented`] |
 //! | `DELETE /v1/htable/NAME/KEY` | [`Done`], 404 if absent |
 //! | `POST /v1/htable/NAME/delete-matching` with [`DeleteMatching`] | [`Deleted`] |
+//! | `GET /v1/dialog?after=&limit=` | `[`[`Dialog`]`]`, by ID |
+//! | `GET /v1/dialog/ID` | [`Dialog`], 404 if there is none that lives |
+//! | `PUT /v1/dialog/ID` with [`DialogSet`] | [`Done`], 404 if it is unknown and not made by this, 409 if it has ended or got further |
+//! | `DELETE /v1/dialog/ID` | [`Done`], known or not |
+//! | `PUT /v1/dialog/ID/var/NAME` with [`VarSet`], `DELETE` | [`Done`], 404 if there is none, 409 if the dialog has ended |
+//! | `PUT /v1/dialog/ID/profile/NAME` with [`ProfileSet`], `DELETE` | [`Done`], as there |
 //! | `GET /v1/watch` | server-sent events, each with a [`Change`] as its data |
 //! | `POST /rpc` | JSON-RPC with Kamailio's names, see [`rpc`] |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz`, `GET /readyz` | 200 or 503, one line of text |
 //!
 //! Anything that fails answers with an [`Error`] and a status of 4xx (the request's fault) or 5xx (the node's).
-//! Keys and AoRs in a path are percent-encoded bytes. Lists are cut at `limit` ([`DEFAULT_LIMIT`] unless
+//! Keys, AoRs and dialogs in a path are percent-encoded bytes; a dialog is `CALLID;FROMTAG`. Lists are cut at `limit` ([`DEFAULT_LIMIT`] unless
 //! given, at most [`MAX_LIMIT`]); when there is more, a `Link: <path>; rel="next"` header names the next part.
 //!
 //! Text from SIP is bytes and need not be UTF-8; JSON shows what is not as U+FFFD. Nothing here is used to
 //! carry data between nodes.
 
+mod dialog;
 mod htable;
 mod location;
 mod node;
 pub mod percent;
 pub mod rpc;
 
+pub use dialog::{Dialog, DialogProfile, DialogSet, ProfileSet, VarSet};
 pub use htable::{DeleteMatching, Deleted, Entry, EntryInc, EntrySet, Htable, Incremented, MatchOn, Value};
 pub use location::{Contact, Location, LocationAdd};
 pub use node::{Change, ChangeKind, Digest, Member, MemberState, Peer, Status, TableDigest};

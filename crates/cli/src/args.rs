@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Location(Location),
     /// Hash tables
     Htable(Htable),
+    /// Dialogs
+    Dialog(Dialog),
     /// Make certificates for links between hosts
     Cert(Cert),
     /// The simulator: whole clusters with servers and phones, under seeded faults
@@ -281,6 +283,25 @@ pub(crate) struct HtableDel {
     /// Look at values instead of keys
     #[arg(long, conflicts_with = "key")]
     pub(crate) values: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Dialog {
+    #[command(subcommand)]
+    pub(crate) action: DialogAction,
+    #[command(flatten)]
+    pub(crate) query: Query,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DialogAction {
+    /// All live dialogs
+    List,
+    /// A dialog with its variables and profiles; exit code 1 if there is none
+    Show {
+        /// Call-ID and From tag with a ; between them, as `list` prints it
+        id: String,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

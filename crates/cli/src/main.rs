@@ -7,6 +7,7 @@ mod args;
 mod ask;
 mod cert;
 mod client;
+mod dialog;
 mod htable;
 mod location;
 mod output;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Watch(watch) => watch::watch(watch),
         Command::Location(location) => location::location(location),
         Command::Htable(htable) => htable::htable(htable),
+        Command::Dialog(dialog) => dialog::dialog(dialog),
         Command::Cert(cert) => cert::cert(cert),
         Command::Sim(sim) => sim::sim(sim),
         Command::Version => output::print(&format!("starling {}\n", env!("CARGO_PKG_VERSION"))),

@@ -27,7 +27,9 @@ pub struct Write<'a> {
     pub body: Option<&'a [u8]>,
     /// Carried to the [`Change`]; not part of the cell.
     pub via: u32,
-    /// Unix seconds; needed in tables with births, ignored in others. A held version's birth goes before it.
+    /// Unix seconds; needed in tables with births, ignored in others. A held version's birth goes before it, and the
+    /// hybrid clock's time is the latest that it can be: at or after the birth of whatever was seen, also where the wall
+    /// clock is late. For a removal of what is not held it may be left out, and is that time.
     pub birth: Option<u64>,
 }
 

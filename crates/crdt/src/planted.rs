@@ -7,8 +7,7 @@
 //!
 //! Not among them, because the present code has no place for them, or because nobody could tell:
 //!
-//! - rule 16: there is no table with children yet; rule 18: the daemon refuses such a configuration, and rules that differ
-//!   between nodes are refused at hello;
+//! - rule 18: the daemon refuses such a configuration, and rules that differ between nodes are refused at hello;
 //! - what the sender covers and did not show, kept at the end of a session that is not full (R2): it has lost to something
 //!   that the session brings, or is dead;
 //! - dots trusted in a repair (R9): a repair runs only where another bug has already been seen;
@@ -62,6 +61,8 @@ bugs! {
     ForgetAtOwnDeadline = "forget-at-own-deadline", "R1";
     /// Where ranks decide before stamps, versions live and are forgotten by their stamp all the same, not by the birth.
     RankedForgottenByStamp = "ranked-forgotten-by-stamp", "R1";
+    /// A version of a cell with ranks is born anew with each write.
+    BirthNotCopied = "birth-not-copied", "R1";
     /// A version may live as long as was asked for, beyond what its table allows.
     DeadlineNotClamped = "deadline-not-clamped", "R1";
 
@@ -147,6 +148,12 @@ bugs! {
     PulledIsNow = "pulled-is-now", "14";
     /// The ruids that other servers gave a contact are not kept.
     NoAliases = "no-aliases", "15";
+    /// The end of a dialog leaves its variables and profiles as they are.
+    ChildrenNotRemoved = "children-not-removed", "16";
+    /// Variables and profiles are shown whether their dialog is live or not.
+    ChildrenOutliveDialog = "children-outlive-dialog", "16";
+    /// Of two versions of a dialog the later one wins, whatever their states.
+    StateIsNoRank = "state-is-no-rank", "16";
     /// An observed removal is stamped now: it wins over writes that it has not seen.
     RemovalBeatsUnseen = "removal-beats-unseen", "17";
 

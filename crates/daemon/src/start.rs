@@ -280,6 +280,7 @@ fn node_config(plan: &Plan, sockets: &Sockets, name: String, data: Option<&DataD
         forget_after_s: plan.forget_after_s,
         timing: plan.timing,
         location_max_ttl_s: plan.location_max_ttl_s,
+        dialog_max_life_s: plan.dialog_max_life_s,
         htables: plan.htables.clone(),
         sip: sockets.sip.iter().map(|(socket, _)| *socket).collect(),
         dmq: plan.dmq.clone(),

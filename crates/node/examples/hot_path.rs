@@ -50,6 +50,7 @@ fn config(id: u8) -> Config {
         forget_after_s: 8 * 86_400,
         timing: Timing::Lan,
         location_max_ttl_s: 7 * 86_400,
+        dialog_max_life_s: 3_600,
         htables: BTreeMap::new(),
         sip: vec![SipSocket { transport: SipTransport::Udp, addr: sip_addr(id) }],
         dmq: DmqConfig {

@@ -3,6 +3,8 @@
 use bstr::BString;
 use thiserror::Error;
 
+pub use tables::dialog::State as DialogState;
+
 /// A write, asked for over the admin API.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -52,6 +54,59 @@ pub enum Command {
         /// Whether values are looked at instead of keys.
         on_values: bool,
     },
+    /// Makes a dialog, or takes it further.
+    DialogSet(Box<DialogUpdate>),
+    /// Sets a variable of a dialog.
+    DialogVar {
+        /// Which dialog.
+        id: DialogId,
+        /// Name, at most 128 bytes.
+        name: BString,
+        /// Value, at most 4,096 bytes; `None` takes the variable away.
+        value: Option<BString>,
+    },
+    /// Counts a dialog in a profile, or no longer.
+    DialogProfile {
+        /// Which dialog.
+        id: DialogId,
+        /// The profile's name, at most 128 bytes.
+        name: BString,
+        /// A value in it, at most 4,096 bytes.
+        value: Option<BString>,
+        /// Whether it counts.
+        counts: bool,
+    },
+    /// Ends a dialog, known here or not. Answered with [`CommandOk::Count`] of what lived here.
+    DialogEnd(DialogId),
+}
+
+/// What names a dialog.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DialogId {
+    /// Call-ID, at most 512 bytes, without `;`.
+    pub callid: BString,
+    /// The caller's tag, at most 256 bytes, without `;`.
+    pub from_tag: BString,
+}
+
+/// What somebody has seen of a dialog.
+#[derive(Clone, Debug)]
+pub struct DialogUpdate {
+    /// Which dialog.
+    pub id: DialogId,
+    /// How far it has got. A lower state than the held one is refused ([`CommandError::StateGoesBack`]).
+    pub state: DialogState,
+    /// The callee's tag; empty leaves it as it is.
+    pub to_tag: BString,
+    /// From URI; empty leaves it as it is.
+    pub from_uri: BString,
+    /// To URI; empty leaves it as it is.
+    pub to_uri: BString,
+    /// Seconds from now until it ends by itself; `None` leaves that as it is. Never beyond its start and `dialog_max_life_s`.
+    pub lifetime_s: Option<u32>,
+    /// When it began, unix seconds. A dialog that the node does not know is made in any state if this is given; it must be
+    /// the same wherever the dialog is made. Without it only [`DialogState::Unconfirmed`] makes one, which begins now.
+    pub start: Option<u64>,
 }
 
 /// A value of a hash-table entry.
@@ -102,16 +157,27 @@ pub enum CommandOk {
     Done,
     /// The new value.
     Value(i64),
-    /// So many entries.
+    /// So many entries, contacts or dialogs.
     Count(u64),
 }
 
 /// A command was refused; nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CommandError {
-    /// There is no such AoR, contact or entry.
+    /// There is no such AoR, contact, entry or dialog.
     #[error("not found")]
     NotFound,
+    /// The dialog has ended, or its lifetime is over: nothing can be said of it any more.
+    #[error("the dialog has ended")]
+    DialogEnded,
+    /// The dialog has got further already: what was said is old.
+    #[error("the dialog is in state {held}, and does not go back to {asked}")]
+    StateGoesBack {
+        /// Its state here.
+        held: u8,
+        /// The one that was said.
+        asked: u8,
+    },
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -122,9 +188,9 @@ pub enum CommandError {
 pub struct Event {
     /// Table.
     pub table: String,
-    /// Key: AoR, `cname`.
+    /// Key: AoR, `cname`, dialog.
     pub key: BString,
-    /// Member: contact identity; empty for hash tables.
+    /// Member: contact identity, a dialog's variable or profile; empty for hash tables and dialogs themselves.
     pub member: BString,
     /// What happened.
     pub what: EventKind,

@@ -33,6 +33,8 @@ pub struct Config {
     pub timing: Timing,
     /// Longest life of a registration cell, seconds; a longer or permanent contact is held as a lease.
     pub location_max_ttl_s: u32,
+    /// Longest life of a dialog, seconds. The same on all nodes.
+    pub dialog_max_life_s: u32,
     /// Hash tables that need more than the defaults, by name.
     pub htables: BTreeMap<String, HtableConfig>,
     /// Local SIP sockets, in the order of [`crate::SocketId`].

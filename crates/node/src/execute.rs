@@ -1,6 +1,9 @@
 //! Writes that operators and embedders ask for.
 
+mod dialog;
+
 use crdt::{Order, Outcome, Rules, Slot, StampRule, TableRules, Wall, Write, counter};
+use tables::dialog::{encode_value, profile_member, var_member};
 use tables::htable;
 use tables::location::{self, Contact, Member};
 
@@ -22,7 +25,8 @@ const TABLE_NAME_MAX: usize = 48;
 pub(crate) fn rules(config: &Config) -> Rules {
     let max_skew = u32::try_from(config.max_skew_ms).unwrap_or(u32::MAX);
     let by_time = TableRules::by_time(config.location_max_ttl_s);
-    let rules = Rules::new(GRACE_S, max_skew).table(location::TABLE, by_time);
+    let by_birth = TableRules::by_birth(config.dialog_max_life_s);
+    let rules = Rules::new(GRACE_S, max_skew).table(location::TABLE, by_time).table(tables::dialog::TABLE, by_birth);
     let limited = config.htables.iter().filter(|(_, table)| table.max_ttl_s > 0);
     limited.fold(rules, |rules, (name, table)| rules.table(&htable::table(name), TableRules::by_time(table.max_ttl_s)))
 }
@@ -40,6 +44,16 @@ pub(crate) fn execute(command: Command, facts: &Facts, cx: &mut Cx<'_>) -> Resul
         Command::HtableDeleteMatching { table, pattern, on_values } => {
             delete_matching(&name_of(&table)?, &pattern, on_values, cx)
         }
+        Command::DialogSet(update) => dialog::set(&update, cx),
+        Command::DialogVar { id, name, value } => {
+            let body = value.map(|value| encode_value(Some(&value)));
+            dialog::child(&id, var_member(&name), body, cx)
+        }
+        Command::DialogProfile { id, name, value, counts } => {
+            let body = counts.then(|| encode_value(value.as_ref().map(|value| &value[..])));
+            dialog::child(&id, profile_member(&name), body, cx)
+        }
+        Command::DialogEnd(id) => dialog::end(&id, cx),
     }
 }
 

@@ -17,7 +17,9 @@ mod node;
 mod query;
 pub mod view;
 
-pub use command::{Command, CommandError, CommandOk, Event, EventKind, NewContact, Pattern, Value};
+pub use command::{
+    Command, CommandError, CommandOk, DialogId, DialogState, DialogUpdate, Event, EventKind, NewContact, Pattern, Value,
+};
 pub use config::Config;
 pub use crdt::{NodeId, Origin, Wall};
 pub use io::*;

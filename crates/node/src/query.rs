@@ -1,5 +1,7 @@
 //! What can be asked of a node. Reads never wait and never change anything.
 
+pub(crate) mod dialog;
+
 use std::collections::BTreeMap;
 
 use bstr::BString;

@@ -148,6 +148,42 @@ pub struct ContactView {
     pub last_modified: u64,
 }
 
+/// A live dialog.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DialogView {
+    /// Call-ID.
+    pub callid: BString,
+    /// The caller's tag.
+    pub from_tag: BString,
+    /// The callee's tag, empty while unknown.
+    pub to_tag: BString,
+    /// 1 unconfirmed, 2 early, 3 confirmed without an ACK, 4 confirmed.
+    pub state: u8,
+    /// From URI.
+    pub from_uri: BString,
+    /// To URI.
+    pub to_uri: BString,
+    /// When it began, unix seconds.
+    pub start: u64,
+    /// When it was answered, unix seconds; 0 = not yet.
+    pub answered: u64,
+    /// When it ends by itself, unix seconds.
+    pub expires: u64,
+    /// Variables by name.
+    pub vars: BTreeMap<BString, BString>,
+    /// The profiles that it counts in, by name.
+    pub profiles: Vec<ProfileView>,
+}
+
+/// A profile that a dialog counts in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProfileView {
+    /// Its name.
+    pub name: BString,
+    /// The value in it, if any.
+    pub value: Option<BString>,
+}
+
 /// A hash table.
 #[derive(Clone, Debug)]
 pub struct HtableView {

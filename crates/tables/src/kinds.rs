@@ -7,6 +7,8 @@ use crdt::TableRules;
 pub enum Forgetting {
     /// Every cell has a deadline: forgotten by the time of its write and the table's longest life.
     ByTime,
+    /// Cells with ranks, whose versions share one birth: forgotten by it and the table's longest life.
+    ByBirth,
     /// Cells without a deadline: forgotten when every member is known to have seen the removal.
     Stable,
 }
@@ -18,6 +20,7 @@ impl Forgetting {
     pub const fn rules(self, max_ttl: u32) -> TableRules {
         match self {
             Self::ByTime => TableRules::by_time(max_ttl),
+            Self::ByBirth => TableRules::by_birth(max_ttl),
             Self::Stable => TableRules::STABLE,
         }
     }
@@ -55,6 +58,13 @@ pub const TABLES: &[TableKind] = &[
         member: "none, or the origin of a counter contribution",
         forgetting: Forgetting::Stable,
     },
+    TableKind {
+        prefix: crate::dialog::TABLE,
+        title: "dialogs",
+        key: "Call-ID and From tag",
+        member: "none, or a variable or profile",
+        forgetting: Forgetting::ByBirth,
+    },
 ];
 
 /// The kind of the table named `table`; `None` for a table that somebody else declared.
@@ -73,6 +83,7 @@ mod tests {
     fn every_table_name_that_we_make_has_a_kind() {
         assert_eq!(kind_of(crate::location::TABLE).unwrap().title, "registrations");
         assert_eq!(kind_of(&crate::htable::table("plain")).unwrap().title, "hash table");
+        assert_eq!(kind_of(crate::dialog::TABLE).unwrap().title, "dialogs");
         assert!(kind_of("locations").is_none());
         assert!(kind_of("").is_none());
     }
@@ -80,6 +91,7 @@ mod tests {
     #[test]
     fn tables_with_deadlines_forget_by_their_longest_life() {
         assert_eq!(Forgetting::ByTime.rules(7_200), TableRules::by_time(7_200));
+        assert_eq!(Forgetting::ByBirth.rules(7_200), TableRules::by_birth(7_200));
         assert_eq!(Forgetting::Stable.rules(7_200), TableRules::STABLE);
     }
 

@@ -1,4 +1,4 @@
-//! What Starling replicates, as rows of cells: registrations and hash tables.
+//! What Starling replicates, as rows of cells: registrations, hash tables and dialogs.
 //!
 //! A table kind says three things: what the key and the member of a cell are, how its value is
 //! written into the cell's body, and by which rule its dead cells are forgotten. It knows nothing
@@ -9,6 +9,7 @@
 //! stays latin-1.
 
 mod codec;
+pub mod dialog;
 pub mod htable;
 mod kinds;
 pub mod location;

@@ -59,6 +59,7 @@ pub(super) fn script(nodes: u16, servers: u16) -> Script {
         servers: (0..servers).map(server).collect(),
         phones: Vec::new(),
         writers: Vec::new(),
+        calls: Vec::new(),
         htables: BTreeMap::from([("t".into(), TableSpec::default()), ("c".into(), counter)]),
         net: NetSpec { site: path, wan: path, host: path },
         faults: Vec::new(),
@@ -66,6 +67,7 @@ pub(super) fn script(nodes: u16, servers: u16) -> Script {
             max_skew_ms: 5_000,
             forget_after_s: 7_200,
             location_max_ttl_s: 3_600,
+            dialog_max_life_s: 3_600,
             mesh: false,
             wan: false,
         },
@@ -127,6 +129,7 @@ impl World {
             forget_after_s: self.script.limits.forget_after_s,
             timing: Timing::Lan,
             location_max_ttl_s: self.script.limits.location_max_ttl_s,
+            dialog_max_life_s: self.script.limits.dialog_max_life_s,
             htables: htables.collect(),
             sip: vec![SipSocket { transport: SipTransport::Udp, addr: ([10, 0, 0, node as u8 + 1], 5070).into() }],
             dmq: DmqConfig {
@@ -192,6 +195,7 @@ impl World {
             }
             What::Delete { table, key } => Command::HtableDelete { table, key: key.into() },
             What::Add { table, key, by } => Command::HtableInc { table, key: key.into(), by },
+            call => crate::load::command(&call).unwrap(),
         };
         let at = Entry::Node(self.script.nodes[node].ix);
         let deed = self.ledger.begin(what, at, self.now.plus_ms(1));

@@ -5,6 +5,7 @@
 
 mod costs;
 mod dialog_order;
+mod dialogs;
 mod equal_in_time;
 mod exact_counters;
 mod facts;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::costs::Costs;
 pub use self::dialog_order::DialogOrder;
+pub use self::dialogs::Dialogs;
 pub use self::equal_in_time::EqualInTime;
 pub use self::exact_counters::ExactCounters;
 pub use self::keys::Keys;
@@ -129,6 +131,7 @@ pub fn all(script: &crate::Script) -> Vec<Box<dyn Invariant>> {
         Box::new(NothingLost::new(model.clone(), script)),
         Box::new(NoReturn::new(model.clone(), script)),
         Box::new(DialogOrder::new(model.clone())),
+        Box::new(Dialogs::new(model.clone(), script)),
         Box::new(Refusals::new(model.clone(), script)),
         Box::new(EqualInTime::new(model.clone())),
         Box::new(Phones::new(model.clone(), script)),

@@ -4,8 +4,9 @@
 //! Same-writes says the same of the cells; this says it of what was seen before, and of the interface.
 
 use crdt::{Replica, Wall};
-use tables::htable;
+use node::view::DialogView;
 use tables::location::{self, Member};
+use tables::{dialog, htable};
 
 use super::{Invariant, Moment};
 use crate::model::{CellNo, Model, Shared, WriteNo};
@@ -96,6 +97,11 @@ impl NoReturn {
                 }
             };
         }
+        if *id.table == *dialog::TABLE {
+            let lives = |cell: &CellNo| live(*cell).is_some();
+            return ask_dialog(model, cell, &lives, running.dialog(&id.key, now).as_ref())
+                .map_err(|wrong| format!("node {node} {wrong}"));
+        }
         if *id.table != *location::TABLE {
             return Ok(());
         }
@@ -109,6 +115,25 @@ impl NoReturn {
         let uris: Vec<String> = shown.iter().map(|contact| contact.contact.to_string()).collect();
         Err(format!("node {node} answers {uris:?} for {aor}, of which {lives} contacts live"))
     }
+}
+
+/// Whether what is shown of a dialog is what lives of it: nothing unless the dialog itself lives, else all of it.
+fn ask_dialog(
+    model: &Model,
+    cell: CellNo,
+    lives: &dyn Fn(&CellNo) -> bool,
+    shown: Option<&DialogView>,
+) -> Result<(), String> {
+    let id = model.id(cell);
+    let is_main = |cell: &CellNo| model.id(*cell).member.is_empty();
+    let living: Vec<CellNo> = model.of_key(&id.table, &id.key).filter(lives).collect();
+    let must = if living.iter().any(is_main) { living.len() } else { 0 };
+    let cells = shown.map_or(0, |dialog| 1 + dialog.vars.len() + dialog.profiles.len());
+    if cells == must {
+        return Ok(());
+    }
+    let living: Vec<String> = living.iter().map(|&cell| model.name(cell)).collect();
+    Err(format!("answers {shown:?} for {}, of which {living:?} live", id.key.escape_ascii()))
 }
 
 impl Invariant for NoReturn {

@@ -1,8 +1,9 @@
-//! Phones with SIP habits, writers of tables, operators: each with a stream of randomness of its own.
+//! Phones with SIP habits, writers of tables, operators, calls: each with a stream of randomness of its own.
 //!
 //! Load decides what is asked, where and when; the world carries it there and says how it ended. One deed of a phone or
 //! writer is open at a time; whoever hears nothing for too long goes on without an answer.
 
+mod call;
 mod phone;
 mod writer;
 
@@ -11,10 +12,14 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use node::Mono;
 
+use self::call::Call;
 use self::phone::Phone;
 use self::writer::Writer;
 use crate::ledger::{Deed, DeedId, Ended, Ledger, What};
 use crate::script::{Entry, Script};
+
+pub(crate) use self::call::command;
+pub use self::call::{dialog_id, dialog_key};
 
 /// The address of record with this number.
 pub fn aor(number: u32) -> String {
@@ -67,6 +72,7 @@ pub struct PhoneWords {
 enum Who {
     Phone(Phone),
     Writer(Writer),
+    Call(Call),
 }
 
 struct Actor {
@@ -92,13 +98,14 @@ impl Load {
         let phones = phones.map(|spec| (Who::Phone(Phone::new(spec, script.seed)), spec.start_ms));
         let writers = script.writers.iter();
         let writers = writers.map(|spec| (Who::Writer(Writer::new(spec, script.seed)), spec.start_ms));
+        let calls = script.calls.iter().map(|spec| (Who::Call(Call::new(spec, script.seed)), spec.start_ms));
         let mut this = Self {
-            actors: Vec::with_capacity(script.phones.len() + script.writers.len()),
+            actors: Vec::with_capacity(script.phones.len() + script.writers.len() + script.calls.len()),
             queue: BinaryHeap::new(),
             open: BTreeMap::new(),
             end: Mono(0).plus_ms(script.duration_ms),
         };
-        for (who, start_ms) in phones.chain(writers) {
+        for (who, start_ms) in phones.chain(writers).chain(calls) {
             this.actors.push(Actor { who, next: None, asked: None });
             this.schedule(this.actors.len() as u32 - 1, Some(Mono(0).plus_ms(start_ms)));
         }
@@ -166,6 +173,7 @@ impl Who {
         match self {
             Self::Phone(phone) => phone.act(now),
             Self::Writer(writer) => writer.act(now),
+            Self::Call(call) => call.act(),
         }
     }
 
@@ -174,6 +182,7 @@ impl Who {
         match self {
             Self::Phone(phone) => phone.ended(how, now),
             Self::Writer(writer) => writer.next(now),
+            Self::Call(call) => call.ended(how, now),
         }
     }
 }

@@ -207,3 +207,44 @@ fn a_removal_that_was_forgotten_at_once_is_a_removal() {
     assert_eq!(pair.model.step().made.len(), 1);
     assert_eq!(pair.model.expected(0, WALL.secs()), Sum::default());
 }
+
+/// A replica that has dialogs.
+fn with_dialogs(origin: u64) -> Replica {
+    let rules = Rules::new(60, 1_000).table("dialog", TableRules::by_birth(600));
+    Replica::new(NodeId(origin), Origin(origin), rules, origin)
+}
+
+fn say(replica: &mut Replica, wall: Wall, rank: crdt::Rank, body: Option<&[u8]>) {
+    let (table, key, member, stamp, birth) = ("dialog", &b"d"[..], &b""[..], StampRule::Now, Some(WALL.secs()));
+    let write = Write { table, key, member, rank, stamp, deadline: Some(u64::MAX), body, via: 0, birth };
+    replica.write(wall, write).unwrap();
+    replica.drain_changes();
+}
+
+#[test]
+fn of_ranked_versions_the_greater_rank_counts_whatever_the_stamps_and_dies_by_its_birth() {
+    let at = |secs: u64| Wall(WALL.0 + secs * 1_000);
+    let (mut one, mut two) = (with_dialogs(1), with_dialogs(2));
+    let mut model = Model::default();
+    model.start(0, Origin(1), &one, WALL, Mono(0)).unwrap();
+    model.start(1, Origin(2), &two, WALL, Mono(0)).unwrap();
+    say(&mut one, WALL, 4, Some(b"confirmed"));
+    say(&mut two, at(100), 2, Some(b"early"));
+    model.stepped(0, &one, at(100), Mono(1)).unwrap();
+    model.stepped(1, &two, at(100), Mono(2)).unwrap();
+    let cell = model.find("dialog", b"d", b"").unwrap();
+    let bytes = |replica: &Replica| replica.bytes(replica.slot("dialog", b"d", b"").unwrap()).unwrap().to_vec();
+    let (early, confirmed) = (bytes(&two), bytes(&one));
+    one.merge_pushed(at(100), &early, 0);
+    two.merge_pushed(at(100), &confirmed, 0);
+    model.stepped(0, &one, at(100), Mono(3)).unwrap();
+    model.stepped(1, &two, at(100), Mono(4)).unwrap();
+    for node in 0..2 {
+        assert_eq!(model.write(model.best(node, cell).unwrap()).order.rank, 4);
+        let cells = |secs| model.expected(node, WALL.secs() + secs).cells;
+        assert_eq!([cells(100), cells(599), cells(600)], [1, 1, 0], "the deadline is the birth and the longest life");
+    }
+    say(&mut two, at(101), 5, None);
+    model.stepped(1, &two, at(101), Mono(5)).unwrap();
+    assert_eq!([model.expected(0, at(101).secs()).cells, model.expected(1, at(101).secs()).cells], [1, 0]);
+}

@@ -68,7 +68,8 @@ fn head(story: &Story) -> String {
     };
     card(equal.map_or("never".to_owned(), |at| seconds(at - since)), after);
     card(format!("{} / {}", script.nodes.len(), script.servers.len()), "nodes / servers");
-    card(format!("{} / {}", script.phones.len(), script.writers.len()), "phones / writers");
+    let load = format!("{} / {} / {}", script.phones.len(), script.writers.len(), script.calls.len());
+    card(load, "phones / writers / calls");
     card(script.faults.len().to_string(), "faults");
     card(size(outcome.traffic.node_bytes), "between nodes");
     card(outcome.traffic.sip_messages.to_string(), "SIP messages between nodes and servers");

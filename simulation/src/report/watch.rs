@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
+use node::view::DialogView;
 use node::{Mono, Node, Now, Value};
 use tables::location::{self, Member};
-use tables::{htable, location::TABLE};
+use tables::{dialog, htable, location::TABLE};
 
 use crate::clock::true_wall;
 use crate::kamailio::Kamailio;
@@ -165,6 +166,7 @@ fn sums(node: &Node, world: &World) -> BTreeMap<String, u64> {
             // Counters change too often to be looked at.
             Some(table) if world.script.htables.get(table).is_some_and(|spec| spec.counter) => continue,
             Some(table) => format!("{table}/{key}"),
+            None if cell.table == dialog::TABLE => format!("{}/{key}", dialog::TABLE),
             None if cell.table == TABLE && location::parse_member(cell.member) == Member::Device => key.into_owned(),
             None => continue,
         };
@@ -202,11 +204,21 @@ fn of_node(node: &Node, key: &str, now: Now) -> Shown {
     let Some((table, key)) = key.split_once('/') else {
         return contacts(node.location(key.as_bytes(), now).into_iter().map(|row| row.contact.to_string()));
     };
+    if table == dialog::TABLE {
+        return node.dialog(key.as_bytes(), now).map_or(Shown::Nothing, |dialog| Shown::This(of_dialog(&dialog)));
+    }
     match node.htable_get(table, key.as_bytes(), now).map(|entry| entry.value) {
         Some(Value::Int(value)) => Shown::This(value.to_string()),
         Some(Value::Str(value)) => Shown::This(value.to_string()),
         None => Shown::Nothing,
     }
+}
+
+/// A dialog in a line: its state, its variables, its profiles.
+fn of_dialog(dialog: &DialogView) -> String {
+    let vars = dialog.vars.iter().map(|(name, value)| format!(" {name}={value}"));
+    let profiles = dialog.profiles.iter().map(|profile| format!(" +{}", profile.name));
+    format!("state {}{}", dialog.state, vars.chain(profiles).collect::<String>())
 }
 
 fn of_server(server: &Kamailio, key: &str, now: Now) -> Shown {

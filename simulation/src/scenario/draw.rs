@@ -10,7 +10,9 @@ use rand::{RngExt, SeedableRng};
 use super::sizes::{Generations, Where};
 use super::{Scenario, faults};
 use crate::Script;
-use crate::script::{Entry, Generation, Job, Leave, NodeIx, NodeSpec, PhoneSpec, ServerIx, ServerSpec, WriterSpec};
+use crate::script::{
+    Bye, CallSpec, Entry, Generation, Job, Leave, NodeIx, NodeSpec, PhoneSpec, ServerIx, ServerSpec, WriterSpec,
+};
 
 /// The first AoR of phones that share one lies above all others.
 const SHARED_AORS: u32 = 10_000_000;
@@ -40,6 +42,7 @@ pub(super) fn script(scenario: &Scenario, seed: u64) -> Script {
         servers: servers(scenario, seed),
         phones: Vec::new(),
         writers: Vec::new(),
+        calls: calls(scenario, seed),
         htables,
         net: scenario.net.clone(),
         faults: Vec::new(),
@@ -161,6 +164,36 @@ fn phones(scenario: &Scenario, script: &Script, seed: u64) -> Vec<PhoneSpec> {
         }
     };
     (0..sizes.count).map(phone).collect()
+}
+
+fn calls(scenario: &Scenario, seed: u64) -> Vec<CallSpec> {
+    let (sizes, nodes) = (&scenario.calls, scenario.nodes.count);
+    let call = |id: u32| {
+        let mut rng = stream(seed, ("call", id));
+        let caller = rng.random_range(0..nodes);
+        let other = (caller + rng.random_range(1..nodes.max(2))) % nodes;
+        let far = rng.random_bool(sizes.far);
+        let talk_ms = rng.random_range(ms(sizes.min_secs)..=ms(sizes.max_secs));
+        let lost = rng.random_bool(sizes.lost);
+        let twice = rng.random_bool(sizes.twice);
+        let bye = if rng.random_bool(0.5) { Bye::Caller } else { Bye::Callee };
+        let vars = rng.random_range(1..=4);
+        CallSpec {
+            id,
+            caller,
+            callee: if far { other } else { caller },
+            start_ms: rng.random_range(0..=ms(scenario.secs) * 9 / 10),
+            answer_ms: rng.random_range(100..=ms(sizes.ring_secs).max(100)),
+            talk_ms: (!lost).then_some(talk_ms),
+            lifetime_s: rng.random_range(sizes.min_lifetime_secs..=sizes.max_lifetime_secs),
+            refreshed: rng.random_bool(sizes.refreshed),
+            vars: if rng.random_bool(sizes.vars) { vars } else { 0 },
+            profile: rng.random_bool(sizes.profiles),
+            bye: if twice { Bye::Twice } else { bye },
+            late: rng.random_bool(sizes.late),
+        }
+    };
+    (0..sizes.count).map(call).collect()
 }
 
 fn writers(scenario: &Scenario, script: &Script, seed: u64) -> Vec<WriterSpec> {

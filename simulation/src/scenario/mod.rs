@@ -21,7 +21,7 @@ use crate::Script;
 use crate::script::{Limits, NetSpec, TableSpec};
 
 pub use faults::{FaultName, Plan, Shape};
-pub use sizes::{Generations, Nodes, Phones, Servers, Where, Writers};
+pub use sizes::{Calls, Generations, Nodes, Phones, Servers, Where, Writers};
 
 /// The scenarios that are part of the program: name and text, in the order in which they are shown.
 const EMBEDDED: &[(&str, &str)] = &[
@@ -74,6 +74,9 @@ pub struct Scenario {
     /// Who writes hash tables, and operators.
     #[serde(default)]
     pub writers: Writers,
+    /// The calls.
+    #[serde(default)]
+    pub calls: Calls,
     /// Hash tables, as all nodes and servers declare them.
     #[serde(default)]
     pub htables: BTreeMap<String, TableSpec>,

@@ -190,6 +190,58 @@ impl Default for Writers {
     }
 }
 
+/// `[calls]`. They enter at nodes: no server tells of dialogs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Calls {
+    /// How many, spread over the run.
+    pub count: u32,
+    /// They are answered within this, seconds.
+    pub ring_secs: f64,
+    /// From answer to BYE, seconds: from here.
+    pub min_secs: f64,
+    /// From answer to BYE, seconds: to here.
+    pub max_secs: f64,
+    /// When they end by themselves, seconds after INVITE or refresh: from here.
+    pub min_lifetime_secs: u32,
+    /// When they end by themselves, seconds after INVITE or refresh: to here.
+    pub max_lifetime_secs: u32,
+    /// Share whose two sides are at different nodes, 0 to 1.
+    pub far: f64,
+    /// Share that is refreshed half way, 0 to 1.
+    pub refreshed: f64,
+    /// Share with variables, 0 to 1.
+    pub vars: f64,
+    /// Share that counts in a profile, 0 to 1.
+    pub profiles: f64,
+    /// Share that nobody ends, 0 to 1.
+    pub lost: f64,
+    /// Share whose BYE comes from both sides, 0 to 1.
+    pub twice: f64,
+    /// Share of which something is said after the BYE, 0 to 1.
+    pub late: f64,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            ring_secs: 8.0,
+            min_secs: 1.0,
+            max_secs: 120.0,
+            min_lifetime_secs: 60,
+            max_lifetime_secs: 1_800,
+            far: 0.8,
+            refreshed: 0.3,
+            vars: 0.5,
+            profiles: 0.3,
+            lost: 0.15,
+            twice: 0.15,
+            late: 0.3,
+        }
+    }
+}
+
 pub(super) fn settle_secs() -> f64 {
     120.0
 }
@@ -210,12 +262,20 @@ pub(super) fn net() -> NetSpec {
 
 /// The defaults of a node (docs/operation.md).
 pub(super) fn limits() -> Limits {
-    Limits { max_skew_ms: 5_000, forget_after_s: 604_800, location_max_ttl_s: 86_400, mesh: false, wan: false }
+    Limits {
+        max_skew_ms: 5_000,
+        forget_after_s: 604_800,
+        location_max_ttl_s: 86_400,
+        dialog_max_life_s: 43_200,
+        mesh: false,
+        wan: false,
+    }
 }
 
 /// Whether the sizes make sense together.
 pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     let (nodes, servers, phones) = (&scenario.nodes, &scenario.servers, &scenario.phones);
+    let calls = &scenario.calls;
     let shares = [
         ("nodes.durable", nodes.durable),
         ("nodes.ack_disk", nodes.ack_disk),
@@ -223,6 +283,13 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
         ("phones.shared", phones.shared),
         ("phones.outbound", phones.outbound),
         ("phones.leaving", phones.leaving),
+        ("calls.far", calls.far),
+        ("calls.refreshed", calls.refreshed),
+        ("calls.vars", calls.vars),
+        ("calls.profiles", calls.profiles),
+        ("calls.lost", calls.lost),
+        ("calls.twice", calls.twice),
+        ("calls.late", calls.late),
     ];
     if let Some((name, share)) = shares.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
         return Err(format!("{name} is a share, from 0 to 1, not {share}"));
@@ -245,6 +312,12 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
         ("phones.places", phones.places as f64, 1.0, 1_000.0),
         ("phones.start_secs", phones.start_secs, 0.0, month),
         ("phones.min_expires_secs", f64::from(phones.min_expires_secs), 10.0, f64::from(phones.max_expires_secs)),
+        ("calls.count", f64::from(calls.count), 0.0, 1e6),
+        ("calls.ring_secs", calls.ring_secs, 0.1, 600.0),
+        ("calls.max_secs", calls.max_secs, 0.0, month),
+        ("calls.min_secs", calls.min_secs, 0.0, calls.max_secs),
+        ("calls.min_lifetime_secs", f64::from(calls.min_lifetime_secs), 1.0, f64::from(calls.max_lifetime_secs)),
+        ("limits.dialog_max_life_s", f64::from(scenario.limits.dialog_max_life_s), 1.0, month),
         ("writers.every_secs", scenario.writers.every_secs, 0.001, month),
         ("writers.operator_secs", scenario.writers.operator_secs, 0.001, month),
         ("writers.size", f64::from(scenario.writers.size), 1.0, 1e6),
@@ -258,9 +331,12 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
 }
 
 fn tables(scenario: &Scenario) -> Result<(), String> {
-    let longest = scenario.htables.values().map(|t| t.max_ttl_s).chain([scenario.limits.location_max_ttl_s]).max();
-    if u64::from(longest.unwrap_or(0)) >= scenario.limits.forget_after_s {
-        return Err("limits.forget_after_s must be longer than every max_ttl_s (rule 18)".to_owned());
+    let limits = &scenario.limits;
+    // Where there are no calls no dialog has to be forgotten.
+    let dialogs = if scenario.calls.count > 0 { limits.dialog_max_life_s } else { 0 };
+    let longest = scenario.htables.values().map(|t| t.max_ttl_s).chain([limits.location_max_ttl_s, dialogs]).max();
+    if u64::from(longest.unwrap_or(0)) >= limits.forget_after_s {
+        return Err("limits.forget_after_s must be longer than every max_ttl_s and max_life_s (rule 18)".to_owned());
     }
     let counting = scenario.htables.values().filter(|t| t.counter).count();
     if scenario.writers.counts > 0 && counting == 0 {

@@ -42,6 +42,16 @@ fn what_one_section_says_does_not_change_what_others_draw() {
 }
 
 #[test]
+fn more_calls_leave_everybody_else_and_the_calls_before_them_alone() {
+    let plain = Scenario::load("everything", &[]).expect("ours").draw(3);
+    let more = Scenario::load("everything", &["calls.count=50".to_owned()]).expect("a good change").draw(3);
+    assert_eq!((plain.calls.len(), more.calls.len()), (40, 50));
+    assert_eq!(plain.calls[..], more.calls[..40]);
+    let without = |script: &Script| Script { calls: Vec::new(), ..script.clone() };
+    assert_eq!(without(&plain), without(&more));
+}
+
+#[test]
 fn a_swarm_has_seeds_without_any_fault_seeds_with_one_kind_and_seeds_with_many() {
     let scenario = Scenario::load("everything", &[]).expect("ours");
     let kinds = |seed| -> usize {
@@ -66,6 +76,9 @@ fn what_makes_no_sense_is_refused_with_the_name_of_the_value() {
         ("nodes.count=0", "nodes.count"),
         ("nodes.durable=2", "nodes.durable"),
         ("nodes.no_such=1", "no_such"),
+        ("calls.late=1.5", "calls.late"),
+        ("calls.min_lifetime_secs=0", "calls.min_lifetime_secs"),
+        ("limits.dialog_max_life_s=604800", "forget_after_s"),
         ("partition.shape=star", "star"),
         ("partition.min_secs=-1", "Partition"),
         ("limits.forget_after_s=10", "forget_after_s"),

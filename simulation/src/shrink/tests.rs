@@ -61,6 +61,27 @@ fn it_ends_when_it_is_told_to() {
 }
 
 #[test]
+fn of_the_calls_the_one_that_it_takes_is_left_and_is_as_plain_as_can_be() {
+    let script = broken();
+    let wanted = |script: &Script| script.calls.iter().any(|c| c.id == 9);
+    let mut run = |script: &Script| breaks(script).filter(|_| wanted(script));
+    let violation = run(&script).expect("it breaks");
+    let left = shrink(script, violation, &mut run, &mut || true).script;
+    let [call] = &left.calls[..] else { panic!("{:?}", left.calls) };
+    assert_eq!((call.id, call.vars, call.profile, call.late, call.refreshed), (9, 0, false, false, false));
+    replay::check(&left).expect("it makes sense");
+}
+
+#[test]
+fn calls_of_nodes_that_are_gone_go_as_well() {
+    let mut script = broken();
+    script.nodes.retain(|n| n.ix != 1);
+    prune(&mut script);
+    assert!(!script.calls.is_empty() && script.calls.iter().all(|c| c.caller != 1 && c.callee != 1));
+    replay::check(&script).expect("it makes sense");
+}
+
+#[test]
 fn nodes_that_found_together_by_one_that_is_gone_still_do() {
     let mut script = Scenario::load("join-storm", &[]).expect("ours").draw(1);
     script.nodes.retain(|n| ![0, 3, 4].contains(&n.ix));

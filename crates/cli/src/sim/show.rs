@@ -10,13 +10,14 @@ use crate::output::{plain, size};
 pub(super) fn sizes(script: &Script) -> String {
     let counted = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
     format!(
-        "{}, seed {}: {}, {}, {}, {}, {}, {}\n",
+        "{}, seed {}: {}, {}, {}, {}, {}, {}, {}\n",
         script.scenario,
         script.seed,
         counted(script.nodes.len(), "node"),
         counted(script.servers.len(), "server"),
         counted(script.phones.len(), "phone"),
         counted(script.writers.len(), "writer"),
+        counted(script.calls.len(), "call"),
         counted(script.faults.len(), "fault"),
         seconds(script.duration_ms * 1_000),
     )
@@ -64,6 +65,7 @@ pub(super) fn json(script: &Script, outcome: &Outcome) -> Value {
         "servers": script.servers.len(),
         "phones": script.phones.len(),
         "writers": script.writers.len(),
+        "calls": script.calls.len(),
         "faults": script.faults.len(),
         "duration_ms": script.duration_ms,
         "held": outcome.violation.is_none(),

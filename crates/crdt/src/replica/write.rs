@@ -36,8 +36,16 @@ impl Replica {
         let birth = match rules.max_life {
             None => None,
             Some(_) => {
-                let birth = held.and_then(|(_, facts)| facts.birth).or(w.birth.map(|birth| birth.min(now.secs())));
-                Some(birth.ok_or(WriteError::MissingBirth)?)
+                let copied = held.and_then(|(_, facts)| facts.birth);
+                // The wall clock may be behind a birth that was copied from another cell; the hybrid clock is not.
+                let latest = self.hybrid.now(now).secs();
+                let given = w.birth.map(|birth| birth.min(latest));
+                // What is removed unseen was born before, so its versions are dead when this one is forgotten.
+                let unseen = w.body.is_none().then_some(latest);
+                match copied.or(given).or(unseen).ok_or(WriteError::MissingBirth)? {
+                    _ if planted::on(Bug::BirthNotCopied) => Some(now.secs()),
+                    birth => Some(birth),
+                }
             }
         };
         if w.body.is_some() && w.deadline.is_none() && rules.forget != Forget::Stable {

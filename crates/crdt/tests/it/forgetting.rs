@@ -1,6 +1,6 @@
 //! Deadlines and forgetting (R1, R3, R5, R7), and retirement of origins.
 
-use crdt::{Cause, Dot, NodeId, Origin, Outcome, Replica, Rules, StampRule, TableRules, Wall, Write};
+use crdt::{Cause, Dot, Merged, NodeId, Origin, Outcome, Replica, Rules, StampRule, TableRules, Wall, Write};
 
 use crate::support::{acquaint, blank, delete, get, live_view, push, put, put_until, replica, sync, sync_both};
 
@@ -73,6 +73,23 @@ fn a_deadline_is_clamped_to_what_the_table_allows() {
 }
 
 #[test]
+fn a_birth_that_is_copied_from_another_cell_stays_where_the_wall_clock_is_late() {
+    let (mut a, mut b) = (replica(1, rules()), replica(2, rules()));
+    let (body, deadline, birth) = (Some(&b"v"[..]), Some(u64::MAX), Some(at(2).secs()));
+    let write = Write { table: "dlg", body, deadline, rank: 1, birth, ..blank() };
+    let Ok(Outcome::Written(slot, _)) = a.write(at(2), write) else { panic!("nothing is held") };
+    let told = a.bytes(slot).unwrap().to_vec();
+    assert!(matches!(b.merge_pushed(NOW, &told, 0), Merged::New(_)));
+    let child = Write { member: b"child", rank: 0, ..write };
+    let Ok(Outcome::Written(slot, _)) = b.write(NOW, child) else { panic!("nothing is held") };
+    assert_eq!(b.cell(slot).unwrap().birth, birth);
+    // What nobody can have seen is no birth.
+    let ahead = Write { key: b"other", birth: Some(at(50).secs()), ..write };
+    let Ok(Outcome::Written(slot, _)) = b.write(NOW, ahead) else { panic!("nothing is held") };
+    assert_eq!(b.cell(slot).unwrap().birth, birth);
+}
+
+#[test]
 fn a_dialog_is_forgotten_by_its_birth_whatever_its_rank() {
     let mut a = replica(1, rules());
     let ended = Write { table: "dlg", rank: 5, birth: Some(NOW.secs()), ..blank() };
@@ -81,6 +98,28 @@ fn a_dialog_is_forgotten_by_its_birth_whatever_its_rank() {
     assert_eq!(a.cells_held(), 1);
     a.tick(at(104));
     assert_eq!(a.cells_held(), 0);
+}
+
+#[test]
+fn what_is_ended_unseen_is_born_by_the_hybrid_clock_and_beats_what_was_born_before() {
+    let (mut a, mut b) = (replica(1, rules()), replica(2, rules()));
+    let (body, deadline, birth) = (Some(&b"v"[..]), Some(u64::MAX), Some(NOW.secs()));
+    let write = Write { table: "dlg", body, deadline, rank: 4, birth, ..blank() };
+    let Ok(Outcome::Written(slot, _)) = a.write(NOW, write) else { panic!("nothing is held") };
+    put(&mut a, at(1), "st", "other", "v");
+    let told = a.bytes(a.slot("st", b"other", b"").unwrap()).unwrap().to_vec();
+    assert!(matches!(b.merge_pushed(at(1), &told, 0), Merged::New(_)));
+    // The wall clock of the second one is behind what it has seen.
+    let Ok(Outcome::Written(end, _)) = b.write(NOW, Write { table: "dlg", rank: 5, ..blank() }) else {
+        panic!("no end")
+    };
+    assert_eq!(b.cell(end).unwrap().birth, Some(at(1).secs()));
+    let live = a.bytes(slot).unwrap().to_vec();
+    assert!(matches!(b.merge_pushed(at(2), &live, 0), Merged::Stale));
+    b.tick(at(104));
+    assert_eq!(b.cells_held(), 2, "what it beat may live until 100 s after its birth");
+    b.tick(at(105));
+    assert_eq!(b.cells_held(), 1);
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub struct Plan {
     pub dmq: DmqConfig,
     /// Longest life of a registration, seconds.
     pub location_max_ttl_s: u32,
+    /// Longest life of a dialog, seconds.
+    pub dialog_max_life_s: u32,
     /// Hash tables.
     pub htables: BTreeMap<String, HtableConfig>,
     /// HTTP address to bind.
@@ -100,6 +102,7 @@ impl Plan {
             sip: sip_sockets(&settings.sip)?,
             dmq: dmq(&settings.dmq)?,
             location_max_ttl_s: seconds("location.max_ttl", settings.location.max_ttl)?.max(1),
+            dialog_max_life_s: seconds("dialog.max_life", settings.dialog.max_life)?.max(1),
             htables: htables(settings)?,
             admin: settings.admin.listen,
         })
@@ -229,7 +232,8 @@ fn check_forget_after(settings: &Settings) -> Result<u64, ConfigError> {
     let forget_after = settings.link.forget_after;
     let location = ("location.max_ttl".to_owned(), settings.location.max_ttl);
     let tables = settings.htable.iter().map(|(name, t)| (format!("htable.{name}.max_ttl"), t.max_ttl));
-    for (key, span) in tables.chain([location]) {
+    let dialog = ("dialog.max_life".to_owned(), settings.dialog.max_life);
+    for (key, span) in tables.chain([location, dialog]) {
         if span >= forget_after {
             return invalid(format!("link.forget_after: {forget_after} must be longer than {key}, which is {span}"));
         }

@@ -148,6 +148,13 @@ impl Settings {
             "max_ttl",
             &quoted(self.location.max_ttl),
         );
+        section(out, "dialog", "Dialogs.");
+        key(
+            out,
+            "Longest life, from the INVITE on, of a dialog that nobody ends. The same on all nodes.",
+            "max_life",
+            &quoted(self.dialog.max_life),
+        );
         for (name, table) in &self.htable {
             section(
                 out,

@@ -30,6 +30,8 @@ pub struct Settings {
     pub dmq: Dmq,
     /// Registrations.
     pub location: Location,
+    /// Dialogs.
+    pub dialog: Dialog,
     /// Hash tables that need more than the defaults, by name.
     pub htable: BTreeMap<String, Htable>,
     /// The admin interface.
@@ -195,6 +197,20 @@ pub struct Location {
 impl Default for Location {
     fn default() -> Self {
         Self { max_ttl: Span::from_secs(86_400) }
+    }
+}
+
+/// `[dialog]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dialog {
+    /// Longest life of a dialog. The same on all nodes.
+    pub max_life: Span,
+}
+
+impl Default for Dialog {
+    fn default() -> Self {
+        Self { max_life: Span::from_secs(43_200) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The admin interface over HTTP. Shapes are in the `admin` crate; here they are filled from the node's views.
 
+mod dialog;
 mod metrics;
 mod read;
 mod request;
@@ -17,7 +18,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use node::{Command, CommandError, CommandOk, Event as Change, Node, Now};
 use tokio::sync::{broadcast, oneshot};
 
@@ -120,6 +121,10 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/htable/{table}", get(read::entries))
         .route("/v1/htable/{table}/{key}", entry)
         .route("/v1/htable/{table}/{key}/inc", post(write::increment))
+        .route("/v1/dialog", get(dialog::list))
+        .route("/v1/dialog/{id}", get(dialog::one).put(dialog::set).delete(dialog::end))
+        .route("/v1/dialog/{id}/var/{name}", put(dialog::set_var).delete(dialog::unset_var))
+        .route("/v1/dialog/{id}/profile/{name}", put(dialog::join_profile).delete(dialog::leave_profile))
         .route("/v1/watch", get(watch::watch))
         .route("/rpc", post(rpc::rpc))
         .route("/RPC", post(rpc::rpc))
@@ -137,6 +142,7 @@ const INDEX: &str = "A Starling node.\n\n\
     GET /v1/location /v1/location/AOR   PUT, DELETE /v1/location/AOR\n\
     GET /v1/htable /v1/htable/NAME /v1/htable/NAME/KEY   PUT, DELETE /v1/htable/NAME/KEY\n\
     POST /v1/htable/NAME/KEY/inc /v1/htable/NAME/delete-matching\n\
+    GET /v1/dialog /v1/dialog/CALLID;FROMTAG   PUT, DELETE /v1/dialog/ID /v1/dialog/ID/var/NAME /v1/dialog/ID/profile/NAME\n\
     GET /v1/watch (server-sent events)   POST /rpc (Kamailio's JSON-RPC)\n\
     GET /metrics /healthz /readyz\n";
 

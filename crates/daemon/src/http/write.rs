@@ -11,10 +11,13 @@ use super::request::{body, parameter, segment, table};
 use super::{Answer, App, Failure, show};
 
 /// Has a command carried out; `what` names its object for "there is no ..".
-async fn carry_out(app: &App, command: Command, what: String) -> Result<CommandOk, Failure> {
+pub(super) async fn carry_out(app: &App, command: Command, what: String) -> Result<CommandOk, Failure> {
     app.command(command).await?.map_err(|error| match error {
         CommandError::NotFound => Failure::not_found(format!("there is no {what}")),
-        other => Failure::bad(other.to_string()),
+        CommandError::DialogEnded | CommandError::StateGoesBack { .. } => {
+            Failure(StatusCode::CONFLICT, error.to_string())
+        }
+        CommandError::Invalid(why) => Failure::bad(why),
     })
 }
 

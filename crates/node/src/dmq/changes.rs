@@ -9,6 +9,7 @@ use crdt::{Cause, Change, counter};
 use kdmq::Generation;
 use tables::location;
 
+use super::feed::is_told;
 use super::{Dmq, Peer, PeerId, counters, orphans, requests, usrloc_in};
 use crate::cx::Cx;
 
@@ -19,6 +20,9 @@ impl Dmq {
         self.quiet = None;
         let mut graves = Vec::new();
         for change in changes {
+            if cx.replica.table_of(change.slot).is_some_and(|table| !is_told(table)) {
+                continue;
+            }
             if let (Cause::Forgotten, Some(old), true) = (change.cause, &change.old, cx.durable()) {
                 self.forget_entries(old);
             }

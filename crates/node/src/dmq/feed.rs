@@ -223,6 +223,11 @@ impl Feed {
     }
 }
 
+/// Whether servers are told of a table's cells. Dialogs live at nodes only.
+pub(crate) fn is_told(table: &str) -> bool {
+    table == location::TABLE || htable::name(table).is_some()
+}
+
 /// The next request for a server, if its window has room and there is something to tell.
 pub(crate) fn next(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Option<Request> {
     let limits = &cx.config.dmq;

@@ -28,6 +28,7 @@ pub(crate) fn config() -> Config {
         forget_after_s: 8 * 86_400,
         timing: Timing::Lan,
         location_max_ttl_s: 7 * 86_400,
+        dialog_max_life_s: 3_600,
         htables: BTreeMap::from([("calls".to_owned(), HtableConfig { counter: true, ..HtableConfig::default() })]),
         sip: vec![SipSocket { transport: SipTransport::Udp, addr: NODE.parse().unwrap() }],
         dmq: DmqConfig {

@@ -11,6 +11,7 @@ use crate::config::SipTransport;
 use crate::cx::Cx;
 use crate::dmq::book::{Proof, Version};
 use crate::dmq::facts::{Expiry, Facts};
+use crate::dmq::feed;
 use crate::dmq::peer::Peer;
 use crate::dmq::usrloc_in;
 use crate::io::Level;
@@ -138,7 +139,7 @@ fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
 pub(crate) fn enqueue_lacking(peer: &mut Peer, cx: &Cx<'_>) {
     let lacking: Vec<Slot> = cx
         .replica
-        .scan(None, usize::MAX)
+        .scan_tables(feed::is_told)
         .filter(|(slot, cell)| {
             let known = peer.book.get(*slot);
             let holds = peer.book.holds(*slot, cell.order.into());

@@ -1,6 +1,7 @@
 //! The mesh under a virtual network: what nodes end up with, how soon, and at what cost.
 
 mod chaos;
+mod dialogs;
 mod net;
 mod peer;
 mod state;
@@ -29,6 +30,7 @@ pub(crate) fn config(index: usize, durable: bool) -> Config {
         forget_after_s: 200_000,
         timing: Timing::Lan,
         location_max_ttl_s: 3_600,
+        dialog_max_life_s: 3_600,
         htables: BTreeMap::new(),
         sip: Vec::new(),
         dmq: DmqConfig {

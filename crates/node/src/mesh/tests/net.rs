@@ -27,7 +27,8 @@ pub(super) const TIMED: &str = "location";
 pub(super) const STABLE: &str = "htable:plain";
 
 pub(super) fn rules() -> Rules {
-    Rules::new(10, 2_000).table(TIMED, TableRules::by_time(3_600))
+    let dialogs = TableRules::by_birth(3_600);
+    Rules::new(10, 2_000).table(TIMED, TableRules::by_time(3_600)).table(tables::dialog::TABLE, dialogs)
 }
 
 enum Event {
