@@ -108,7 +108,8 @@ pub fn value_of_others(replica: &Replica, table: &str, key: &[u8], now: Wall) ->
 
 fn sum(held: &[Held], wanted: impl Fn(&Held) -> bool) -> Option<i64> {
     let epoch = greatest_live_epoch(held);
-    let counted = held.iter().filter(|h| h.order.rank == epoch && wanted(h)).filter_map(|h| h.live).filter(|c| !c.deleted);
+    let counted =
+        held.iter().filter(|h| h.order.rank == epoch && wanted(h)).filter_map(|h| h.live).filter(|c| !c.deleted);
     let sum = counted.map(|c| i128::from(c.plus) - i128::from(c.minus)).reduce(|a, b| a + b)?;
     Some(sum.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64)
 }

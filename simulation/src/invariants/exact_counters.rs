@@ -3,7 +3,8 @@
 //! Increments without an answer may count or not. So may those that died with a process before anybody else knew them
 //! (nothing-lost says whether they were allowed to), and those of a server that was killed, or whose node was: what such
 //! a server has counted is known from its full value only, and no base to it is left (docs/kdmq.md 8). A server with
-//! several nodes may be counted twice (docs/rules.md 12), and one that hears other servers counts theirs: no promise.
+//! several nodes may be counted twice (docs/rules.md 12), and one that hears other servers counts theirs: no promise. Nor is
+//! there one where a disk has lied about fsync and its node has a 5.6.
 
 use std::collections::BTreeMap;
 
@@ -93,7 +94,7 @@ impl ExactCounters {
         (model, known): (&Model, &Clock),
         world: &dyn View,
     ) -> Option<Bounds> {
-        let spec = self.facts.script().htables.get(table)?;
+        let spec = self.facts.script().htables.get(table).filter(|_| !self.facts.told_sums_are_lost())?;
         let mut bounds = Bounds::default();
         for deed in deeds {
             // A set or delete discards what it had not seen: which increments that were only the nodes know.

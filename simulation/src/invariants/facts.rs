@@ -2,7 +2,7 @@
 
 use node::Mono;
 
-use crate::script::{DiskLoss, Entry, FaultKind, Host, NodeIx, Script, ServerIx};
+use crate::script::{DiskLoss, Entry, FaultKind, Generation, Host, NodeIx, Script, ServerIx, ServerSpec};
 
 /// Faults, looked up by whom they concern.
 #[derive(Clone, Debug)]
@@ -35,6 +35,19 @@ impl Facts {
             FaultKind::Kill { host: Host::Node(whom), disk, new_identity } if whom == node => {
                 let harm = !matches!(disk, DiskLoss::None | DiskLoss::Tail);
                 (harm || new_identity) && down(fault.at_ms, fault.until_ms)
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether a node with a 5.6 came back with a disk that lacks what was called fsynced. The last sums that it has told the
+    /// server are then not known to be its own: a 5.6 says nothing of when its values were set (docs/kdmq.md 8.3).
+    pub(super) fn told_sums_are_lost(&self) -> bool {
+        self.script.faults.iter().any(|fault| match fault.kind {
+            FaultKind::Kill { host: Host::Node(node), disk, .. } => {
+                let quiet = |spec: &ServerSpec| spec.generation == Generation::V5 && spec.nodes.contains(&node);
+                matches!(disk, DiskLoss::LostFsync | DiskLoss::Backup | DiskLoss::Torn)
+                    && self.script.servers.iter().any(quiet)
             }
             _ => false,
         })

@@ -189,14 +189,14 @@ impl Counters {
         })
     }
 
-    fn is_stampless(&mut self) {
+    fn is_stampless(&mut self, now: Mono) {
         if std::mem::replace(&mut self.stampless, true) {
             return;
         }
         for (key, known) in &mut self.keys {
             if let Way::Stamped(stamped) = &known.way {
                 self.unsaved.insert(key.clone());
-                known.way = Way::Quiet(Quiet::new(stamped.believed()));
+                known.way = Way::Quiet(Quiet::taken_over(stamped.believed(), now));
             }
         }
     }
@@ -354,7 +354,7 @@ fn take(
         return;
     }
     if stamp.is_none() {
-        peer.counters.is_stampless();
+        peer.counters.is_stampless(cx.now.mono);
     }
     let key = (at.0.to_owned(), at.1.to_vec());
     let fresh = !peer.counters.keys.contains_key(&key);
@@ -503,7 +503,7 @@ pub(crate) fn told(peer: &mut Peer, key: &Key, how: Told, cx: &mut Cx<'_>) {
         again = code == 400 && !peer.counters.stampless;
         match htable::name(&key.0) {
             Some(name) if code == 500 => _ = peer.lacks_tables.insert(name.to_owned()),
-            _ if again => peer.counters.is_stampless(),
+            _ if again => peer.counters.is_stampless(cx.now.mono),
             _ => {}
         }
     }

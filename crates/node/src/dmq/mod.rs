@@ -66,7 +66,7 @@ use self::spoken::Spoken;
 use crate::config::{Config, DmqMode};
 use crate::cx::Cx;
 use crate::front::{Front, Outgoing};
-use crate::io::{ConnId, Level, Mono};
+use crate::io::{ConnId, Level, Mono, Now};
 
 /// The channels that carry data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,6 +144,9 @@ const GIVE_UP_MS: u64 = 8_000;
 /// servers may have ended.
 const STOOD_STILL_MS: u64 = 6_000;
 
+/// A process that was stopped has read what waited for it after this long, milliseconds.
+const READ_LATE_MS: u64 = 300;
+
 /// Every server this node knows.
 #[derive(Debug)]
 pub(crate) struct Dmq {
@@ -164,7 +167,9 @@ pub(crate) struct Dmq {
     puts: Vec<shelf::Put>,
     started: Mono,
     /// When time was last seen to pass.
-    ticked: Mono,
+    ticked: Now,
+    /// This process was stopped: what it reads until then may have waited since then.
+    stopped: Option<(Wall, Mono)>,
     /// What the last look found; `None`: look again.
     quiet: Option<Quiet>,
     /// Whether this node speaks for any server yet: not before it has caught up with the other nodes.
@@ -202,7 +207,8 @@ impl Dmq {
             nodes: Vec::new(),
             puts: Vec::new(),
             started: now,
-            ticked: now,
+            ticked: Now { mono: now, wall: Wall(0) },
+            stopped: None,
             quiet: None,
             attending: false,
             joined: false,
@@ -304,11 +310,13 @@ impl Dmq {
 
     /// Time passed. Cheap when nothing is due: call it after every input.
     pub(crate) fn tick(&mut self, front: &mut Front, cx: &mut Cx<'_>) {
-        if cx.now.mono.ms_since(self.ticked) > STOOD_STILL_MS {
+        if cx.now.mono.ms_since(self.ticked.mono) > STOOD_STILL_MS {
             self.quiet = None;
+            let since = Some(self.ticked.wall).filter(|wall| wall.0 > 0);
+            self.stopped = since.map(|since| (since, cx.now.mono.plus_ms(READ_LATE_MS)));
             self.stood_still(cx);
         }
-        self.ticked = cx.now.mono;
+        self.ticked = cx.now;
         if self.quiet.is_some_and(|quiet| cx.now.mono < quiet.wake.min(quiet.sweep)) {
             return;
         }

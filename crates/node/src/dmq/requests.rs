@@ -90,7 +90,8 @@ impl Dmq {
             Sign::None | Sign::Same => {}
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
-        let mut live = How::Live;
+        let stopped = self.stopped.filter(|(_, until)| cx.now.mono < *until);
+        let mut live = stopped.map_or(How::Live, |(since, _)| How::Held(since));
         if let Path::Tcp { conn, .. } = request.path {
             if peer.streams.heard(conn, cx.now) {
                 peer.missed_something();

@@ -86,6 +86,11 @@ impl Quiet {
         }
     }
 
+    /// As [`Quiet::new`], where sets of before may not have arrived: a value below the base is old for a moment.
+    pub(super) fn taken_over(base: i64, now: Mono) -> Self {
+        Self { heard: now, ..Self::new(base) }
+    }
+
     /// The base is only guessed, from what the server says now.
     pub(super) fn guessed(&mut self, now: Mono) {
         (self.guessed, self.heard) = (Some(self.base), now);
@@ -337,7 +342,9 @@ mod tests {
     #[test]
     fn a_message_that_the_answer_to_a_set_has_overtaken_counts_from_the_value_before_it() {
         const T0: Mono = Mono(60_000_000);
-        for (messages, counted) in [(&[50][..], 1), (&[50, 51], 2), (&[51, 50], 2), (&[52], 3), (&[53], 1), (&[53, 50], 2)] {
+        for (messages, counted) in
+            [(&[50][..], 1), (&[50, 51], 2), (&[51, 50], 2), (&[52], 3), (&[53], 1), (&[53, 50], 2)]
+        {
             let mut quiet = Quiet::new(49);
             quiet.sent(52);
             quiet.ended(true, T0);

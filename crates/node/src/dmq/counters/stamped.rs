@@ -105,7 +105,16 @@ impl Stamped {
     /// A counter of which the server is known to have nothing that is not in `value`.
     pub(super) fn new(value: i64) -> Self {
         let anchor = Said { stamp: 0, value, sure: true };
-        Self { anchor, sets: Vec::new(), counted: 0, open: false, sent: Mono(0), waits: Mono(0), guessed: None, restored: false }
+        Self {
+            anchor,
+            sets: Vec::new(),
+            counted: 0,
+            open: false,
+            sent: Mono(0),
+            waits: Mono(0),
+            guessed: None,
+            restored: false,
+        }
     }
 
     /// The base is only guessed, from what the server says now.
