@@ -80,14 +80,10 @@ impl Dmq {
             if counter.is_none() {
                 self.doubt_change(change, cx);
             }
-            if !orphans.is_empty() {
-                graves.push((change, orphans));
-            }
+            graves.extend((!orphans.is_empty()).then_some((change, orphans)));
         }
         // A tombstone may get the slot of a cell that was forgotten, which has to be off all books by then.
-        for (change, orphans) in graves {
-            self.bury(change, orphans, cx);
-        }
+        graves.into_iter().for_each(|(change, orphans)| self.bury(change, orphans, cx));
     }
 
     /// Whom the server that a change came from has told it itself.

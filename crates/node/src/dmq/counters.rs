@@ -9,6 +9,7 @@
 
 mod quiet;
 mod stamped;
+mod unknown;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +20,8 @@ use tables::htable::{self, Value};
 
 use self::quiet::{Quiet, Source};
 use self::stamped::{Next, Stamped};
+use self::unknown::first_base;
+pub(crate) use self::unknown::settle_unknown;
 use super::How;
 use super::feed::{self, Request};
 use super::peer::{Peer, PeerId};
@@ -297,23 +300,6 @@ pub(crate) fn value(replica: &Replica, (table, key): (&str, &[u8]), now: Wall) -
     counter::value(replica, table, key, now).map(|sum| sum.clamp(-VALUE_MAX, VALUE_MAX))
 }
 
-/// What of a value is counted already, of a server of which nothing was known about this key; and whether that is a guess.
-fn first_base(peer: &mut Peer, at: (&str, &[u8]), said: i64, how: How, cx: &Cx<'_>) -> (i64, bool) {
-    if !peer.joined {
-        let before = said - i64::from(how != How::Dump);
-        peer.counters.unknown.insert((at.0.to_owned(), at.1.to_vec()), before);
-        return (before, how != How::Dump);
-    }
-    match value(cx.replica, at, cx.now.wall) {
-        // Its dump would have shown the key, so it has none of the sum.
-        Some(_) if how != How::Dump && !peer.gap => (0, false),
-        // It may have counted before we listened: what it has more than the mesh is its own, and a live message says
-        // that it has just counted.
-        Some(sum) => (sum.min(said - i64::from(how != How::Dump)), true),
-        None => (0, false),
-    }
-}
-
 /// A server said what its counter is now. `stamp` is its `last_modified`.
 pub(crate) fn set_by_server(
     peer: &mut Peer,
@@ -385,30 +371,6 @@ fn take(
         }
     }
     peer.counters.touch(key);
-}
-
-/// This node has got what the others have, for the first time since its start. Of what its servers had of counters before that,
-/// whatever is more than the others know was counted there and by nobody else. Says whether there was anything.
-pub(crate) fn settle_unknown(peers: &mut BTreeMap<PeerId, Peer>, cx: &mut Cx<'_>) -> bool {
-    // Two servers of ours had the same sum, or parts of it.
-    let mut known: BTreeMap<Key, Option<i64>> = BTreeMap::new();
-    for peer in peers.values_mut() {
-        for (key, before) in std::mem::take(&mut peer.counters.unknown) {
-            let at = (&*key.0, &*key.1);
-            let others = counter::value_of_others(cx.replica, at.0, at.1, cx.now.wall);
-            let known = known.entry(key.clone()).or_insert(others.map(|sum| sum.clamp(-VALUE_MAX, VALUE_MAX)));
-            let more = before - known.unwrap_or(0).min(before);
-            if more != 0 || known.is_none() {
-                *known = Some(known.unwrap_or(0) + more);
-                let deadline = deadline(at.0, cx.config, cx.now.wall);
-                if counter::add(cx.replica, cx.now.wall, at, more, deadline, peer.tag).is_err() {
-                    cx.stats.dmq_rows_refused += 1;
-                }
-            }
-            peer.counters.touch(key);
-        }
-    }
-    !known.is_empty()
 }
 
 /// A server dropped a counter.

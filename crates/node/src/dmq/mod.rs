@@ -18,6 +18,7 @@
 //! | `leases` | its contacts that outlive a cell |
 //! | `orphans` | what it holds and nobody else knows any more |
 //! | `facts` | how its hash tables expire |
+//! | `joining` | what can be told only with what other nodes have |
 //! | `shelf` | books on disk |
 //!
 //! It leaves the SIP envelope and transactions to `front`, and every decision between two versions
@@ -31,6 +32,7 @@ mod doubts;
 mod facts;
 mod feed;
 mod htable_in;
+mod joining;
 mod lateness;
 mod leases;
 mod life;
@@ -391,21 +393,6 @@ impl Dmq {
         !std::mem::replace(&mut self.attending, true)
     }
 
-    /// This node has got what the other nodes have, or there are none.
-    pub(crate) fn join(&mut self) {
-        if std::mem::replace(&mut self.joined, true) {
-            return;
-        }
-        self.quiet = None;
-        for peer in self.peers.values_mut() {
-            peer.joined = true;
-            // Entries that nobody here knew were passed over.
-            if peer.pull.has_finished() || peer.pull.is_open() {
-                peer.missed();
-            }
-        }
-    }
-
     /// Whether something waits until the journal has written what it is given now.
     pub(crate) fn wants_ticket(&self) -> bool {
         self.peers.values().any(|peer| peer.counters.wants_ticket())
@@ -422,13 +409,6 @@ impl Dmq {
             if peer.counters.kept(done) {
                 self.quiet = None;
             }
-        }
-    }
-
-    /// What servers had of counters before this node had joined is compared with what the others know.
-    pub(crate) fn settle_counters(&mut self, cx: &mut Cx<'_>) {
-        if counters::settle_unknown(&mut self.peers, cx) {
-            self.quiet = None;
         }
     }
 
