@@ -176,7 +176,12 @@ impl Phones {
     fn was_removed(&self, story: &Story<'_>, last: &Deed, taken: Mono, court: &Court<'_>) -> bool {
         let same_place = last_done(&story.registers).is_some_and(|(register, _)| register.at == last.at);
         let once = story.registers.iter().all(|register| register.at == last.at);
-        let heard = self.writes(court.model, story.uri, taken, true).any(|w| court.known.contains(w.order.dot));
+        // Of what it took away: what a node finds absent, after it lost what it knew of that, may be an older version.
+        let since = last_done(&story.registers).map_or(taken, |(_, at)| at);
+        let taken_away = self.writes(court.model, story.uri, since, false).filter(|write| write.at <= taken);
+        let greatest = taken_away.map(|write| write.order).max();
+        let removals = self.writes(court.model, story.uri, taken, true).map(|write| write.order);
+        let heard = removals.filter(|order| Some(*order) > greatest).any(|order| court.known.contains(order.dot));
         match last.at {
             // Whatever else was registered elsewhere may not have been seen by the node.
             Entry::Node(_) => once && heard,

@@ -336,6 +336,7 @@ impl Dmq {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.settle_contests(cx.now.mono);
                 peer.look_again(cx.config.dmq.mode, cx.now.mono);
+                peer.pull.look_at_entries(cx.now.mono);
             }
         }
         if self.attending {
@@ -379,10 +380,11 @@ impl Dmq {
             let ping = (!peer.ping_open && peer.is_pinged()).then_some(peer.ping_at);
             let contest = peer.contests.next();
             let again = peer.comeback.look_at.filter(|_| !peer.pull.is_open());
+            let entries = peer.pull.entries_again();
             let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
             let absences = peer.streams.due_at().filter(|_| peer.is_served());
             let news = [pull, absences, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min();
-            [ping, contest, again, news.filter(|_| self.attending)].into_iter().flatten().min()
+            [ping, contest, again, entries, news.filter(|_| self.attending)].into_iter().flatten().min()
         };
         self.peers.values().filter_map(of).chain([self.lease_at]).min().unwrap_or(Mono(u64::MAX))
     }

@@ -105,6 +105,8 @@ pub(crate) struct Pull {
     late_ms: u64,
     /// When what this pull has got of entries was asked for, at the earliest.
     entries_from: Option<Mono>,
+    /// When entries are asked for once more, because the last answer may have been one to an older question.
+    entries_again: Option<Mono>,
     /// Pulls in a row that did not show what had been told: it is told again, and asked for less and less often.
     fruitless: u32,
 }
@@ -221,6 +223,24 @@ impl Pull {
         self.entries_asked_last = now;
         if has_any {
             self.entries_asked.push(now);
+        }
+    }
+
+    /// If what was got may answer an older question: it is asked for once more when nothing of that can come.
+    fn ask_entries_again(&mut self) {
+        let older = self.entries_from.filter(|from| *from < self.begun);
+        self.entries_again = older.map(|from| from.plus_ms(self.late_ms));
+    }
+
+    /// When that is.
+    pub(crate) fn entries_again(&self) -> Option<Mono> {
+        self.entries_again
+    }
+
+    /// It is time for it.
+    pub(crate) fn look_at_entries(&mut self, now: Mono) {
+        if self.entries_again.take_if(|at| *at <= now).is_some() {
+            self.entries_wanted = true;
         }
     }
 

@@ -60,6 +60,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     peer.settle_doubts(cx.replica, cx.now.mono);
     peer.drop_old_touches(cx.now.mono);
     peer.ask_first = false;
+    peer.pull.ask_entries_again();
     if peer.pull.is_complete() {
         if peer.comeback.look_at.is_none() {
             peer.forget_repeated();
