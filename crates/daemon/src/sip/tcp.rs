@@ -268,11 +268,13 @@ mod tests {
         let Event::SipConnected { conn, handle: Some(handle), .. } = events.next() else { panic!("not connected") };
         connections.add(conn, handle);
         // More than the buffers of both sides take.
-        connections.send(conn, Bytes::from(vec![0; 32 << 20]));
+        const SENT: usize = 32 << 20;
+        connections.send(conn, Bytes::from(vec![0; SENT]));
         connections.close(conn, true);
         assert!(matches!(events.next(), Event::SipClosed { .. }));
-        let ended = peer.read_to_end(&mut Vec::new()).await;
-        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let mut got = Vec::new();
+        let ended = peer.read_to_end(&mut got).await;
+        assert!(got.len() < SENT, "{ended:?}");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
