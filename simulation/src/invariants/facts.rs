@@ -84,7 +84,9 @@ impl Facts {
         let drift_ms = (to.ms() as i64).saturating_mul(i64::from(spec.clock_drift_ppm)) / 1_000_000;
         let jumps = self.script.faults.iter().filter_map(|fault| match fault.kind {
             FaultKind::ClockJump { node: whom, by_ms } if whom == node => {
-                let overlaps = Mono(0).plus_ms(fault.at_ms) <= to && from <= Mono(0).plus_ms(fault.until_ms);
+                // The hybrid clock stays as far ahead as the wall clock was, until that has caught up.
+                let until_ms = fault.until_ms.saturating_add_signed(by_ms.max(0));
+                let overlaps = Mono(0).plus_ms(fault.at_ms) <= to && from <= Mono(0).plus_ms(until_ms);
                 overlaps.then_some(by_ms.unsigned_abs())
             }
             _ => None,

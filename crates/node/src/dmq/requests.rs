@@ -90,8 +90,7 @@ impl Dmq {
             Sign::None | Sign::Same => {}
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
-        let stopped = self.stopped.filter(|(_, until)| cx.now.mono < *until);
-        let mut live = stopped.map_or(How::Live, |(since, _)| How::Held(since));
+        let mut live = How::Live;
         if let Path::Tcp { conn, .. } = request.path {
             if peer.streams.heard(conn, cx.now) {
                 peer.missed_something();
@@ -138,6 +137,7 @@ impl Dmq {
         cx.stats.dmq_rows_refused += u64::from(batch.skipped);
         let removes = batch.actions.iter().any(|a| matches!(a, usrloc::Action::Remove(_)));
         let said = if removes { Said::Gone } else { Said::Other };
+        let gone = self.of_removal(live, cx);
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Usrloc, body, cx);
@@ -166,7 +166,7 @@ impl Dmq {
                 }
                 usrloc::Action::Remove(row) => {
                     peer.life.is_live(mark);
-                    usrloc_in::remove(peer, row, live, cx);
+                    usrloc_in::remove(peer, row, gone, cx);
                 }
                 usrloc::Action::Sync => asked_for_all(peer, DataChannel::Usrloc, cx),
             }
@@ -190,6 +190,7 @@ impl Dmq {
             htable::Action::Set { value, .. } => Said::Value(fingerprint(&value.encode())),
             _ => Said::Other,
         };
+        let live = if matches!(said, Said::Gone) { self.of_removal(live, cx) } else { live };
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Htable, body, cx);
@@ -223,6 +224,13 @@ impl Dmq {
             }
         }
         Reply { code: 200, body: None, promises: true }
+    }
+
+    /// How a removal is taken that this process reads after it was stopped: it may be older than what was registered or set
+    /// elsewhere since. One that is lost is made up for by an expiry, or said again; what it wrongly removes is gone.
+    fn of_removal(&self, live: How, cx: &Cx<'_>) -> How {
+        let stopped = self.stopped.filter(|(_, until)| cx.now.mono < *until);
+        stopped.filter(|_| live == How::Live).map_or(live, |(since, _)| How::Held(since))
     }
 
     /// A server has just spoken about these cells, also to the servers that it tells its changes itself.
