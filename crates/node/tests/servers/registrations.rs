@@ -64,6 +64,19 @@ fn a_refresh_at_the_other_server_keeps_one_contact_at_each() {
 }
 
 #[test]
+fn a_refresh_that_overtook_the_one_before_it_stays() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    world.server(k1).register("alice", A, "c1", 5, 900, wall);
+    world.run_ms(50);
+    world.server(k1).register("alice", A, "c1", 4, 300, wall);
+    world.run_ms(50);
+    let contacts = world.node.location(b"alice", world.now());
+    assert_eq!((contacts[0].cseq, contacts[0].expires), (5, wall + 900));
+    assert!(world.server(k2).contacts.values().all(|contact| contact.cseq == 5));
+}
+
+#[test]
 fn an_aor_keeps_the_contacts_of_both_servers_apart() {
     let (mut world, k1, k2) = two();
     let wall = world.wall_s();
