@@ -145,6 +145,11 @@ impl Stamped {
         let at = self.sets.partition_point(|set| set.stamp <= stamp);
         let newest = at == self.sets.len();
         let Some(set) = at.checked_sub(1).and_then(|at| self.sets.get_mut(at)) else {
+            if self.sets.is_empty() && stamp < self.anchor.stamp && self.restored && !sure {
+                // A set that the disk knows has never arrived.
+                (self.anchor, self.restored) = (said, false);
+                return Some(0);
+            }
             if !self.sets.is_empty() || stamp <= self.anchor.stamp {
                 return None;
             }
@@ -424,6 +429,13 @@ mod tests {
             assert_eq!(counter.said(shown, 34, false, T0), Some(own), "{known}, {shown}");
             assert_eq!(counter.said(shown + 1, 35, false, T0), Some(1), "once");
         }
+    }
+
+    #[test]
+    fn a_set_that_a_disk_knows_and_a_dump_does_not_show_is_told_again() {
+        let mut counter = Stamped::restore(81, 70);
+        assert_eq!(counter.said(69, 80, false, T0), Some(0));
+        assert_eq!(tell(&mut counter, 81, T0), (70, 81));
     }
 
     #[test]
