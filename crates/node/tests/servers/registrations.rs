@@ -77,6 +77,18 @@ fn a_refresh_that_overtook_the_one_before_it_stays() {
 }
 
 #[test]
+fn removals_of_what_is_not_held_are_writes() {
+    let (mut world, k1, _) = two();
+    let contact = r#"{"action":2,"aor":"alice","ruid":"r1","c":"sip:alice@192.0.2.1:5060","callid":"c1","cseq":1}"#;
+    world.server(k1).request("usrloc", contact.into(), 1, "sip");
+    world.server(k1).request("htable", r#"{"action":4,"htname":"t","cname":"k","mode":0}"#.into(), 1, "sip");
+    world.run_ms(50);
+    let replica = world.node.replica();
+    assert_eq!(replica.members("location", b"alice").filter(|(_, cell)| cell.order.removed).count(), 1);
+    assert!(replica.slot("htable:t", b"k", b"").is_some_and(|slot| replica.cell(slot).unwrap().order.removed));
+}
+
+#[test]
 fn an_aor_keeps_the_contacts_of_both_servers_apart() {
     let (mut world, k1, k2) = two();
     let wall = world.wall_s();
