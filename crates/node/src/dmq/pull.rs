@@ -221,6 +221,7 @@ impl Pull {
     fn asks_entries(&mut self, has_any: bool, late_ms: u64, now: Mono) {
         self.late_ms = late_ms;
         self.entries_asked_last = now;
+        self.entries_asked.retain(|at| now.ms_since(*at) < late_ms);
         if has_any {
             self.entries_asked.push(now);
         }
