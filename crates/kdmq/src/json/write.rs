@@ -24,21 +24,10 @@ impl<'o> Writer<'o> {
 
     pub(crate) fn int(&mut self, name: &str, value: i64) -> &mut Self {
         self.name(name);
-        let mut digits = [0u8; 20];
-        let mut at = digits.len();
-        let mut rest = value.unsigned_abs();
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
         if value < 0 {
             self.out.push(b'-');
         }
-        self.out.extend_from_slice(&digits[at..]);
+        sip::write::number(self.out, value.unsigned_abs());
         self
     }
 
