@@ -77,6 +77,24 @@ fn a_refresh_that_overtook_the_one_before_it_stays() {
 }
 
 #[test]
+fn a_removal_that_crosses_a_refresh_elsewhere_removes_nothing() {
+    for (phone, callid, cseq) in [("the same", "c1", 2), ("one that has restarted", "c2", 1)] {
+        let (mut world, k1, k2) = two();
+        let wall = world.wall_s();
+        world.server(k2).register("alice", A, "c1", 1, 900, wall);
+        world.run_ms(5_000);
+        let wall = world.wall_s();
+        world.server(k1).register("alice", A, callid, cseq, 900, wall);
+        // The server has not been told when it says this.
+        world.server(k2).unregister("alice", A);
+        world.run_ms(500);
+        assert_eq!(world.shows("alice"), [A], "{phone}");
+        assert_eq!(world.server(k1).holds("alice"), [A], "{phone}");
+        assert_eq!(world.server(k2).holds("alice"), [A], "{phone}: it is told what it did not know");
+    }
+}
+
+#[test]
 fn removals_of_what_is_not_held_are_writes() {
     let (mut world, k1, _) = two();
     let contact = r#"{"action":2,"aor":"alice","ruid":"r1","c":"sip:alice@192.0.2.1:5060","callid":"c1","cseq":1}"#;

@@ -121,6 +121,44 @@ fn a_dump_whose_only_message_is_lost_twice_removes_nothing() {
 }
 
 #[test]
+fn a_dump_from_whose_middle_a_message_is_lost_for_good_removes_nothing() {
+    let (mut world, k1, k2) = settled();
+    let wall = world.wall_s();
+    world.server(k1).register("aaron", C, "c3", 1, 6_000, wall);
+    world.server(k1).register("bob", B, "c2", 1, 6_000, wall);
+    world.run_ms(40_000);
+    world.server(k1).reachable = false;
+    world.run_ms(20_000);
+    world.server(k1).forget_open();
+    // Everything else arrives, also what is as long.
+    world.lost = Some(r#""aor":"alice""#);
+    world.server(k1).reachable = true;
+    for _ in 0..120 {
+        world.run_ms(500);
+        assert_eq!(world.shows("alice"), [A]);
+    }
+    assert_eq!(world.server(k2).holds("alice"), [A]);
+    let mut others = [world.shows("aaron"), world.shows("bob")].concat();
+    others.sort();
+    assert_eq!(others, [B, C]);
+    assert!(world.log.iter().any(|line| line.contains("arrived with gaps")), "{:?}", world.log);
+}
+
+#[test]
+fn a_server_that_was_silent_for_hours_and_greets_nobody_is_greeted() {
+    let (mut world, k1, k2) = settled();
+    world.server(k2).reachable = false;
+    world.run_ms(60_000);
+    // It has dropped the node meanwhile, as a server does after missed pings, and knows no other.
+    world.server(k2).forget_node();
+    world.run_ms(2 * 3_600_000);
+    let wall = world.wall_s();
+    world.server(k1).register("carol", C, "c3", 1, 6_000, wall);
+    world.server(k2).reachable = true;
+    world.run_until(60_000, "it is told", |w| w.server(k2).holds("carol") == [C]);
+}
+
+#[test]
 fn a_refresh_elsewhere_outlives_the_removal_at_a_cut_off_server() {
     let (mut world, k1, k2) = settled();
     world.server(k1).reachable = false;

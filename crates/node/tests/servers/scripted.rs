@@ -327,6 +327,18 @@ impl Server {
         self.open.clear();
     }
 
+    /// How many requests on a channel wait for their answer.
+    pub(crate) fn unanswered(&self, channel: &str) -> usize {
+        let line = format!("KDMQ sip:{channel}@");
+        self.open.values().filter(|(bytes, ..)| bytes.starts_with(line.as_bytes())).count()
+    }
+
+    /// Drops the node from its list: it pings it no more until it hears from it.
+    pub(crate) fn forget_node(&mut self) {
+        self.forget_open();
+        self.heard_of_node = false;
+    }
+
     /// `$sht(table=>key) = value` here.
     pub(crate) fn set(&mut self, table: &str, key: &str, value: Value<'static>, wall_s: u64) {
         let expire = self.autoexpire.get(table).map_or(0, |s| wall_s + s);

@@ -1,7 +1,10 @@
 //! Hash tables of two servers that share one node.
 
+use std::collections::BTreeMap;
+
 use crate::world::{World, config, text, two};
-use starling_node::{Command, CommandId, CommandOk, Input, Pattern};
+use starling_node::config::HtableConfig;
+use starling_node::{Command, CommandId, CommandOk, Config, Input, Pattern};
 use tables::htable::Value;
 
 #[test]
@@ -31,6 +34,27 @@ fn a_repeated_set_after_an_unseen_one_elsewhere_counts() {
     world.server(k1).set("plain", "k", text("x"), wall);
     world.run_ms(50);
     assert_eq!(world.server(k2).entry("plain", "k").as_deref(), Some("x"));
+}
+
+#[test]
+fn a_value_that_is_set_once_more_begins_its_life_anew() {
+    let bans = HtableConfig { autoexpire_s: 600, ..HtableConfig::default() };
+    let mut world = World::new(Config { htables: BTreeMap::from([("bans".to_owned(), bans)]), ..config() });
+    let servers = ["127.0.0.11:5060", "127.0.0.12:5060"].map(|addr| world.start(addr));
+    for server in servers {
+        world.server(server).autoexpire.insert("bans".to_owned(), 600);
+    }
+    world.run_ms(8_000);
+    for again in 0..3 {
+        let wall = world.wall_s();
+        world.server(servers[0]).set("bans", "192.0.2.66", Value::Int(1), wall);
+        world.run_ms(400_000);
+        for server in servers {
+            let held = world.server(server).entry("bans", "192.0.2.66");
+            assert_eq!(held.as_deref(), Some("1"), "set {again}, {server}");
+        }
+        assert_eq!(world.entry("bans", "192.0.2.66").as_deref(), Some("1"), "set {again}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crdt::{NodeId, Origin, Wall};
 use kdmq::Generation;
 use starling_node::config::{Ack, DmqConfig, DmqMode, HtableConfig, SipSocket, SipTransport, Timing};
-use starling_node::{Batch, Config, Input, Mono, Node, Now, Output, Restored, SocketId, Tree};
+use starling_node::{Batch, CommandId, Config, Input, Mono, Node, Now, Output, Restored, SocketId, Tree};
 use tables::htable::Value;
 
 use crate::scripted::Server;
@@ -57,6 +57,13 @@ pub(crate) struct World {
     pub(crate) weather: Option<Weather>,
     /// Longer packets are lost, without a word.
     pub(crate) black_hole: Option<usize>,
+    /// Packets in which this stands are lost, however often they are repeated.
+    pub(crate) lost: Option<&'static str>,
+    /// The disk has taken in nothing of what it was given since.
+    pub(crate) disk_waits: bool,
+    unwritten: Vec<Batch>,
+    /// Commands that were answered.
+    pub(crate) done: Vec<CommandId>,
     /// Packets on the way, by arrival.
     wire: BTreeMap<(u64, u64), Packet>,
     packets: u64,
@@ -117,6 +124,10 @@ impl World {
             log: Vec::new(),
             weather: None,
             black_hole: None,
+            lost: None,
+            disk_waits: false,
+            unwritten: Vec::new(),
+            done: Vec::new(),
             wire: BTreeMap::new(),
             packets: 0,
         };
@@ -174,7 +185,20 @@ impl World {
         self.handle(Input::Tick);
     }
 
+    /// The disk takes in what waits, and everything from now on.
+    pub(crate) fn let_disk_write(&mut self) {
+        self.disk_waits = false;
+        for batch in std::mem::take(&mut self.unwritten) {
+            self.persist(batch);
+        }
+        self.handle(Input::Tick);
+    }
+
     fn persist(&mut self, batch: Batch) {
+        if self.disk_waits {
+            self.unwritten.push(batch);
+            return;
+        }
         for (tree, key, value) in batch.puts {
             match value {
                 Some(value) => _ = self.disk.insert((tree, key), value.to_vec()),
@@ -194,6 +218,7 @@ impl World {
                 }
                 Output::SipDatagram { to, bytes, .. } => self.travel(Packet::ToServer { to, bytes: bytes.to_vec() }),
                 Output::Persist(batch) => self.persist(batch),
+                Output::Done { id, result: Ok(_) } => self.done.push(id),
                 Output::Log(line) => self.log.push(line.text),
                 _ => {}
             }
@@ -202,7 +227,8 @@ impl World {
 
     fn travel(&mut self, packet: Packet) {
         let (Packet::ToNode { bytes, .. } | Packet::ToServer { bytes, .. }) = &packet;
-        if self.black_hole.is_some_and(|longest| bytes.len() > longest) {
+        let lost = |text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+        if self.black_hole.is_some_and(|longest| bytes.len() > longest) || self.lost.is_some_and(lost) {
             return;
         }
         let Some(weather) = &mut self.weather else { return self.arrive(packet) };
