@@ -138,7 +138,7 @@ pub fn all(script: &crate::Script) -> Vec<Box<dyn Invariant>> {
         Box::new(Keys::new(model.clone(), script)),
         Box::new(ExactCounters::new(model.clone(), script)),
         Box::new(Costs::new(model)),
-        Box::new(Memory),
+        Box::new(Memory::default()),
     ]
 }
 
