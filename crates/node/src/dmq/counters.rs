@@ -53,14 +53,14 @@ pub(crate) struct Counters {
 }
 
 /// What goes to disk of a counter: with it a process that restarts counts what the server counted meanwhile, and nothing twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Saved {
     /// What the server has that is counted already.
     base: i64,
     /// The newest stamp, of a server that stamps its writes.
     stamp: Option<u64>,
-    /// The sum that was under way.
-    telling: Option<i64>,
+    /// The sums that may have arrived, or not.
+    telling: Vec<i64>,
     /// The process that says so, and the sequence of its last write of this counter.
     origin: u64,
     own: u64,
@@ -103,9 +103,9 @@ impl Counters {
         }
         let origin = replica.origin();
         let saved = |(table, key): &Key, known: &Known| {
-            let (base, stamp, telling) = match &known.way {
-                Way::Quiet(quiet) => (quiet.saved().0, None, quiet.saved().1),
-                Way::Stamped(stamped) => (stamped.saved().0, Some(stamped.saved().1), None),
+            let ((base, telling), stamp) = match &known.way {
+                Way::Quiet(quiet) => (quiet.saved(), None),
+                Way::Stamped(stamped) => ((stamped.saved().0, Vec::new()), Some(stamped.saved().1)),
             };
             Saved { base, stamp, telling, origin: origin.0, own: counter::last_write(replica, table, key, origin) }
         };
@@ -142,7 +142,7 @@ impl Counters {
     /// Takes up what was on disk. What was under way is told again, if it still has to be.
     pub(crate) fn restore(&mut self, key: Key, saved: Saved) {
         let way = match saved.stamp {
-            None => Way::Quiet(Quiet::restore(saved.base, saved.telling)),
+            None => Way::Quiet(Quiet::restore(saved.base, saved.telling.clone())),
             Some(stamp) => Way::Stamped(Stamped::restore(saved.base, stamp)),
         };
         self.keys.insert(key.clone(), Known { way, deleting: false });

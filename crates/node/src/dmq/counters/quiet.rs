@@ -28,6 +28,9 @@ const CROSSED_MS: u64 = 2_000;
 /// How many values are kept that were replaced by our sets so lately that a dump may show them.
 const REPLACED: usize = 16;
 
+/// How many sums are kept that had no answer: a server that leaves more of them unanswered in a row counts as silent.
+const UNANSWERED: usize = 8;
+
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -50,11 +53,11 @@ pub(super) struct Quiet {
     taken: bool,
     /// The sum that is to be told next, and whether the disk knows that.
     intended: Option<(i64, bool)>,
-    /// A sum that an earlier process of ours was telling when it ended: the server has it, or the base.
-    perhaps: Option<i64>,
-    /// A sum that had no answer, and since when that is known: told into a silence it has not arrived, unless a dump shows just
-    /// that. It may have waited where the server reads, so only a dump that was asked for later tells that it has not.
-    unanswered: Option<(i64, Mono)>,
+    /// Sums of which an earlier process of ours does not know whether they arrived: the server has one of them, or the base.
+    perhaps: Vec<i64>,
+    /// Sums that had no answer, and since when that is known: told into a silence they have not arrived, unless a dump shows just
+    /// that. One may have waited where the server reads, so only a dump that was asked for later tells that it has not.
+    unanswered: Vec<(i64, Mono)>,
     /// The base that was guessed, until a quiet moment.
     guessed: Option<i64>,
     /// Our last sets; the newest last.
@@ -79,8 +82,8 @@ impl Quiet {
             telling: None,
             taken: false,
             intended: None,
-            perhaps: None,
-            unanswered: None,
+            perhaps: Vec::new(),
+            unanswered: Vec::new(),
             guessed: None,
             replaced: VecDeque::new(),
         }
@@ -97,14 +100,16 @@ impl Quiet {
     }
 
     /// Takes up what an earlier process of ours knew.
-    pub(super) fn restore(base: i64, telling: Option<i64>) -> Self {
+    pub(super) fn restore(base: i64, mut telling: Vec<i64>) -> Self {
+        telling.drain(..telling.len().saturating_sub(UNANSWERED));
         Self { perhaps: telling, ..Self::new(base) }
     }
 
-    /// The base, and the sum that is under way or will be.
-    pub(super) fn saved(&self) -> (i64, Option<i64>) {
-        let intended = self.intended.map(|(sum, _)| sum);
-        (self.base, self.telling.or(intended).or(self.perhaps))
+    /// The base, and the sums that have arrived or not, that is under way or will be; the newest last.
+    pub(super) fn saved(&self) -> (i64, Vec<i64>) {
+        let next = self.telling.or(self.intended.map(|(sum, _)| sum));
+        let unanswered = self.unanswered.iter().map(|(sum, _)| *sum);
+        (self.base, self.perhaps.iter().copied().chain(unanswered).chain(next).collect())
     }
 
     /// A sum is to be told as soon as the disk knows: a process that begins with what was there before would take it for the
@@ -144,8 +149,8 @@ impl Quiet {
         }
         // A dump that overtook the answer, or comes after it was lost, shows just the sum: the server has counted nothing.
         if let Source::Dump { asked } = source {
-            let told = self.telling == Some(said) || self.unanswered.is_some_and(|(sum, _)| sum == said);
-            self.unanswered.take_if(|(_, since)| told || *since < asked);
+            let told = self.telling == Some(said) || self.unanswered.iter().any(|(sum, _)| *sum == said);
+            self.unanswered.retain(|(_, since)| !told && *since >= asked);
             if told {
                 if self.base != said {
                     self.replaced(said, now);
@@ -166,10 +171,10 @@ impl Quiet {
                 self.telling = Some(said);
                 sum
             }
-            _ => match self.perhaps.take() {
-                Some(sum) if said >= sum && (sum > self.base || said < self.base) => sum,
-                _ => self.base,
-            },
+            _ => {
+                let arrived = |sum: &i64| said >= *sum && (*sum > self.base || said < self.base);
+                std::mem::take(&mut self.perhaps).into_iter().filter(arrived).max().unwrap_or(self.base)
+            }
         };
         let old_news = match source {
             Source::Live => silence < QUIET_MS,
@@ -220,7 +225,8 @@ impl Quiet {
     pub(super) fn ended(&mut self, stored: bool, now: Mono) {
         let Some(sum) = self.telling.take() else { return };
         if stored {
-            self.unanswered = None;
+            self.unanswered.clear();
+            self.perhaps.clear();
         }
         if stored && !self.taken {
             self.replaced(sum, now);
@@ -241,7 +247,10 @@ impl Quiet {
         if let Some(sum) = self.telling.take()
             && !self.taken
         {
-            self.unanswered = Some((sum, now));
+            if self.unanswered.len() == UNANSWERED {
+                self.unanswered.remove(0);
+            }
+            self.unanswered.push((sum, now));
         }
     }
 
@@ -301,16 +310,16 @@ mod tests {
     #[test]
     fn a_sum_is_told_when_the_disk_knows_of_it_unless_the_server_has_spoken() {
         let mut quiet = Quiet::new(5);
-        assert_eq!((quiet.intends(6), quiet.saved()), (None, (5, Some(6))));
+        assert_eq!((quiet.intends(6), quiet.saved()), (None, (5, vec![6])));
         assert_eq!(quiet.intends(7), None, "the disk does not know yet");
         quiet.kept();
         assert_eq!(quiet.intends(7), Some(6), "one after the other");
         quiet.sent(6);
         quiet.ended(true, Mono(0));
-        assert_eq!((quiet.intends(7), quiet.saved()), (None, (6, Some(7))));
+        assert_eq!((quiet.intends(7), quiet.saved()), (None, (6, vec![7])));
         assert_eq!(quiet.said(8, Source::Live, Mono(60_000_000)), Some(2));
         quiet.kept();
-        assert_eq!((quiet.intends(9), quiet.saved()), (None, (8, Some(9))));
+        assert_eq!((quiet.intends(9), quiet.saved()), (None, (8, vec![9])));
     }
 
     #[test]
@@ -367,6 +376,21 @@ mod tests {
             quiet.sent(141);
             quiet.unanswered(Mono(0));
             assert_eq!(quiet.said(shown, ASKED, Mono(60_000_000)), Some(counted));
+        }
+    }
+
+    #[test]
+    fn of_several_sums_that_had_no_answer_any_may_have_arrived() {
+        for (shown, counted) in [(12, 0), (14, 0), (15, 0)] {
+            let mut quiet = Quiet::new(12);
+            for sum in [14, 15] {
+                quiet.sent(sum);
+                quiet.unanswered(Mono(0));
+            }
+            let (base, told) = quiet.saved();
+            assert_eq!(quiet.said(shown, ASKED, Mono(60_000_000)), Some(counted), "{shown}");
+            let mut restarted = Quiet::restore(base, told);
+            assert_eq!(restarted.said(shown, ASKED, Mono(60_000_000)), Some(counted), "{shown} after a restart");
         }
     }
 
