@@ -312,6 +312,9 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         if !knew && survives(&held, &row.contact) {
             return peer.correct(held.slot, cx);
         }
+        if how == How::Live && peer.comeback.look_at.is_some() && names(&held, &row.contact) {
+            return remove_repeated(peer, (held.slot, held.order), row, &member, cx);
+        }
     }
     let stamp = match how {
         How::Held(arrival) => StampRule::At(arrival),
@@ -337,6 +340,20 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         Ok(Outcome::Lost(slot)) => peer.feed.enqueue(slot),
         Err(_) => cx.stats.dmq_rows_refused += 1,
     }
+}
+
+/// A removal of the held version that the server may have been repeating since its silence began. It does not say when that was,
+/// and somebody may have registered since then at a server that could not be heard either: so it is one of that version.
+fn remove_repeated(peer: &mut Peer, (slot, seen): (Slot, Order), row: &Row<'_>, member: &[u8], cx: &mut Cx<'_>) {
+    remove_absent(peer, slot, seen, cx);
+    peer.touched(slot, cx.now.mono);
+    peer.removed_again(slot, &row.contact, cx);
+    drop_aliases(&row.aor, member, cx);
+}
+
+/// Whether a removal names the held version.
+fn names(held: &Held<'_>, removed: &Contact<'_>) -> bool {
+    held.contact.as_ref().is_some_and(|contact| contact.callid == removed.callid && contact.cseq == removed.cseq)
 }
 
 /// A dump shows that the server has dropped what it was known to hold: a removal of that version, and so of whatever other
