@@ -15,8 +15,8 @@ use crate::host::{NodeHost, host_now};
 use crate::invariants::Moment;
 use crate::kamailio::Kamailio;
 use crate::queue::{At, Event};
-use crate::script::Host;
-use crate::server::ServerHost;
+use crate::script::{Host, ServerIx};
+use crate::server::{ServerHost, server_addr};
 use crate::world::{Phase, World};
 
 /// Between two comparisons, milliseconds: where nodes differ, which is quickly seen, and where servers do, which is not.
@@ -178,6 +178,9 @@ impl World {
         if let Some(host) = self.nodes.iter().find(|host| self.feeds(host)) {
             return Some(format!("{} still has something to tell its servers", host.name));
         }
+        if let Some((host, server)) = self.nodes.iter().find_map(|host| Some((host, self.misses(host, &compared)?))) {
+            return Some(format!("{} hears nothing of k{server}", host.name));
+        }
         let mut by_node: Vec<(At, Shown)> = Vec::new();
         compared.iter().find_map(|(host, at)| self.server_differs(host, *at, &mut by_node))
     }
@@ -212,6 +215,15 @@ impl World {
     fn feeds(&self, host: &NodeHost) -> bool {
         let peers = host.node.as_ref().map(|node| node.peers(host_now(host, self.now))).unwrap_or_default();
         peers.iter().any(|peer| peer.owned && peer.state == "active" && (peer.queued > 0 || peer.open > 0))
+    }
+
+    /// The server that a node does not hear, of those that run.
+    fn misses(&self, host: &NodeHost, running: &[(&ServerHost, At)]) -> Option<ServerIx> {
+        let peers = host.node.as_ref().map(|node| node.peers(host_now(host, self.now))).unwrap_or_default();
+        let silent = peers.iter().filter(|peer| peer.owned && peer.state == "silent");
+        let addrs: Vec<String> = silent.map(|peer| peer.uri.to_string()).collect();
+        let missed = |ix: ServerIx| addrs.iter().any(|uri| uri.contains(&server_addr(ix).to_string()));
+        running.iter().map(|(server, _)| server.spec.ix).find(|&ix| missed(ix))
     }
 
     fn shown_by(&self, at: At) -> Shown {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use node::{Mono, Now};
 
+use super::dump::Dumps;
 use super::{HTABLE, Kamailio, NOTIFICATION, USRLOC};
 
 /// Pause between two bursts, milliseconds.
@@ -17,7 +18,8 @@ const FLOOD: usize = 100;
 const FLOOD_PERMILLE: u32 = 20;
 /// Share of requests that it does not answer.
 const SILENT_PERMILLE: u32 = 50;
-/// How often in a thousand bursts its Call-IDs jump, as after a restart.
+/// How often in a thousand bursts its Call-IDs jump, and what it held is gone, as after a restart. One that jumped and still
+/// showed what it was told before would say of others' entries that they are its own.
 const JUMP_PERMILLE: u32 = 5;
 /// So many addresses of record and keys are its own.
 const OWN: u64 = 20;
@@ -115,6 +117,9 @@ impl Kamailio {
         if self.rng.permille(JUMP_PERMILLE) {
             let start = self.rng.next() >> 1;
             self.sender.jump(start);
+            self.dumps = Dumps::default();
+            self.usrloc.clear();
+            self.htables.clear();
         }
         let flood = self.rng.permille(FLOOD_PERMILLE);
         for _ in 0..if flood { FLOOD } else { 1 } {

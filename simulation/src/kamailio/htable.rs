@@ -50,6 +50,11 @@ impl Htables {
         Self { generation, tables: specs.iter().map(table).collect() }
     }
 
+    /// Has no entry any more.
+    pub(super) fn clear(&mut self) {
+        self.tables.values_mut().for_each(|table| table.cells.clear());
+    }
+
     /// How many entries take memory, dead ones included.
     pub(super) fn count(&self) -> usize {
         self.tables.values().map(|table| table.cells.len()).sum()

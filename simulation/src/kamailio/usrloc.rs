@@ -101,6 +101,12 @@ impl Usrloc {
         Self { generation, server_id, ruid_prefix, next_ruid: 0, aors: BTreeMap::new(), count: 0 }
     }
 
+    /// Has no contact any more.
+    pub(super) fn clear(&mut self) {
+        self.aors.clear();
+        self.count = 0;
+    }
+
     /// How many contacts take memory, dead ones included.
     pub(super) fn count(&self) -> usize {
         self.count
