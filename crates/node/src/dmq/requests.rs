@@ -270,7 +270,13 @@ impl Dmq {
         }
     }
 
+    /// Keeps a message that the owner should have got as well. What a server repeats after a silence is none: the owner may have
+    /// had it long ago, and in another order.
     fn hold(&mut self, id: PeerId, channel: DataChannel, body: &[u8], cx: &Cx<'_>) {
+        let repeated = self.peers.get(&id).is_some_and(|peer| peer.comeback.look_at.is_some());
+        if repeated && self.attending {
+            return;
+        }
         let body = Bytes::copy_from_slice(body);
         self.holding.hold(id, cx.now.mono, cx.now.wall, channel, body);
     }
