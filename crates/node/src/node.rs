@@ -66,7 +66,7 @@ impl Node {
             out.push_back(Output::Log(LogLine { level: Level::Error, text }));
         }
         let mut dmq = Dmq::new(&config, now.mono);
-        dmq.restore(&found.puts, &config, &mut replica, now.mono);
+        dmq.restore(&found.puts, &config, &mut replica, now);
         Self {
             mesh: Mesh::new(&config, rng.random(), now, &found.puts),
             dmq,

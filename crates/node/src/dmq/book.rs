@@ -157,6 +157,13 @@ impl Book {
         }
     }
 
+    /// Something that goes to disk with an entry has changed.
+    pub(crate) fn changed(&mut self, slot: Slot) {
+        if self.entries.get(slot).is_some() {
+            self.unsaved(slot);
+        }
+    }
+
     /// The entries that have changed since the last call, for the disk; `None`: gone.
     pub(crate) fn take_unsaved(&mut self) -> Vec<(Slot, Option<Entry>)> {
         let Some(unsaved) = self.unsaved.as_mut().filter(|unsaved| !unsaved.is_empty()) else { return Vec::new() };

@@ -18,7 +18,7 @@ use super::book::fingerprint;
 use super::peer::{Peer, PeerId};
 use crate::config::DmqMode;
 use crate::cx::Cx;
-use crate::io::Mono;
+use crate::io::{Mono, Now};
 
 /// So long after a server has spoken its message may still arrive, milliseconds: it repeats it for 30 s (`fr_timer`).
 pub(super) const UNDER_WAY_MS: u64 = 32_000;
@@ -47,6 +47,7 @@ pub(crate) struct Doubts {
 struct Doubt {
     /// When another server spoke about the cell last.
     at: Mono,
+    wall_s: u64,
     /// Whether one of them has removed it.
     removed: bool,
     /// What others have set it to, as fingerprints; the latest last.
@@ -54,6 +55,9 @@ struct Doubt {
     /// The removal that must not be forgotten.
     held: Option<Dot>,
 }
+
+/// A doubt on disk: when another server spoke last, in unix seconds, whether one has removed the cell, and the values.
+pub(crate) type Saved = (u64, bool, Vec<u64>);
 
 /// What another server said of a cell.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +80,11 @@ impl Doubts {
         self.since.get_or_insert(now);
     }
 
+    /// Whether a dump is still to come that may show anything. One that is too large to be asked for is not waited for.
+    pub(crate) fn are_open(&self, now: Mono) -> bool {
+        self.all.is_some_and(|at| now.ms_since(at) < GATHER_MS + 2 * UNDER_WAY_MS)
+    }
+
     /// Something that it holds is not proven.
     pub(crate) fn begin(&mut self, now: Mono) {
         self.since.get_or_insert(now);
@@ -89,6 +98,21 @@ impl Doubts {
     /// Whether another server may have told it this value of the cell, just now or much too late.
     pub(crate) fn said(&self, slot: Slot, value: u64) -> bool {
         self.cells.get(&slot).is_some_and(|doubt| doubt.said.contains(&value))
+    }
+
+    /// What of a doubt goes to disk.
+    pub(crate) fn saved(&self, slot: Slot) -> Option<Saved> {
+        let doubt = self.cells.get(&slot)?;
+        Some((doubt.wall_s, doubt.removed, doubt.said.clone()))
+    }
+
+    /// Takes up the doubt of an earlier process, if what it is about may still be under way.
+    pub(crate) fn restore(&mut self, slot: Slot, (wall_s, removed, said): Saved, now: Now) {
+        if wall_s.saturating_mul(1_000).saturating_add(UNDER_WAY_MS) < now.wall.0 {
+            return;
+        }
+        self.since.get_or_insert(now.mono);
+        self.cells.insert(slot, Doubt { at: now.mono, wall_s, removed, said, held: None });
     }
 
     /// When a dump should look at what there is.
@@ -116,13 +140,14 @@ impl Doubts {
 
 impl Peer {
     /// Another server has spoken about the cell, and may have told this one.
-    pub(super) fn doubt(&mut self, slot: Slot, said: Said, replica: &mut Replica, now: Mono) {
+    pub(super) fn doubt(&mut self, slot: Slot, said: Said, replica: &mut Replica, now: Now) {
         let gone = replica.cell(slot).filter(|cell| cell.body.is_none());
         let stable = gone.filter(|cell| replica.rules().of(cell.table).forget == Forget::Stable);
         let held = stable.map(|cell| cell.order.dot);
-        self.doubts.since.get_or_insert(now);
+        self.doubts.since.get_or_insert(now.mono);
         let doubt = self.doubts.cells.entry(slot).or_default();
-        doubt.at = now;
+        (doubt.at, doubt.wall_s) = (now.mono, now.wall.0 / 1_000);
+        self.book.changed(slot);
         match said {
             Said::Gone => doubt.removed = true,
             Said::Value(value) if !doubt.said.contains(&value) => {
@@ -190,7 +215,7 @@ impl Dmq {
         let mesh = cx.config.dmq.mode == DmqMode::Mesh;
         for peer in self.peers.values_mut().filter(|peer| peer.id != by) {
             if mesh || lists.contains(&peer.uri) {
-                peer.doubt(slot, said, cx.replica, cx.now.mono);
+                peer.doubt(slot, said, cx.replica, cx.now);
             }
         }
         self.return_lists(by, lists);
@@ -222,7 +247,7 @@ impl Dmq {
         let Some(old) = old.filter(|_| cx.config.dmq.mode == DmqMode::Mesh) else { return };
         // Of two words of its own that came in any order either may be the later one.
         for peer in self.peers.values_mut().filter(|peer| peer.id != by || peer.comeback.look_at.is_none()) {
-            peer.doubt(change.slot, Said::Value(old), cx.replica, cx.now.mono);
+            peer.doubt(change.slot, Said::Value(old), cx.replica, cx.now);
         }
     }
 

@@ -359,7 +359,7 @@ impl Dmq {
     pub(crate) fn is_settling(&self, config: &Config, now: Mono) -> bool {
         const YOUNG_MS: u64 = 60_000;
         let unheard = |p: &Peer| match p.phase {
-            Phase::Active => p.owned && (p.ask_first || p.pull.awaits_entries(now)),
+            Phase::Active => p.owned && (p.ask_first || p.pull.awaits_entries(now) || p.doubts.are_open(now)),
             // It restarted, or came to us, and went before it could be asked. It is waited for as long as a node is.
             Phase::Silent => {
                 let lately = p.heard.is_some_and(|at| now.ms_since(at) < config.forget_after_s * 1_000);
@@ -437,11 +437,13 @@ impl Dmq {
             // Another node that speaks for it in its own part of a split has told it what had won there.
             let shared = others.iter().any(|node| !peer.shared.contains(node));
             peer.shared = others;
+            if mine && shared {
+                self.quiet = None;
+                peer.doubts.doubt_all(cx.now.mono);
+                // What its next dump shows may be that node's word, and no later than its own.
+                peer.forget_repeated();
+            }
             if mine == peer.owned {
-                if mine && shared {
-                    self.quiet = None;
-                    peer.doubts.doubt_all(cx.now.mono);
-                }
                 continue;
             }
             self.quiet = None;

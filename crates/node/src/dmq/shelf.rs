@@ -11,10 +11,11 @@ use crdt::{CellRef, Replica, Slot};
 use super::Dmq;
 use super::book::Entry;
 use super::counters::Key;
+use super::doubts;
 use super::membership::socket_for;
 use super::peer::{Address, Peer, SavedLife};
 use crate::config::{Config, SipTransport};
-use crate::io::{Mono, Tree};
+use crate::io::{Mono, Now, Tree};
 
 /// A write in [`Tree::Books`]: key and value; `None` deletes.
 pub(crate) type Put = (Vec<u8>, Option<Bytes>);
@@ -62,6 +63,19 @@ fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))
 }
 
+/// An entry, and behind it what is doubtful of it.
+fn value_of(entry: &Entry, doubt: Option<doubts::Saved>) -> Option<Bytes> {
+    let value = postcard::to_stdvec(entry).ok()?;
+    let Some(doubt) = doubt else { return Some(value.into()) };
+    postcard::to_extend(&doubt, value).ok().map(Bytes::from)
+}
+
+fn entry_of(value: &[u8]) -> Option<(Entry, Option<doubts::Saved>)> {
+    let (entry, rest) = postcard::take_from_bytes(value).ok()?;
+    let doubt = if rest.is_empty() { None } else { Some(postcard::from_bytes(rest).ok()?) };
+    Some((entry, doubt))
+}
+
 fn slot_of(replica: &Replica, id: &[u8]) -> Option<Slot> {
     let (table, rest) = part(id)?;
     let (key, member) = part(rest)?;
@@ -85,12 +99,12 @@ impl Dmq {
         found: &[(Tree, Vec<u8>, Vec<u8>)],
         config: &Config,
         replica: &mut Replica,
-        now: Mono,
+        now: Now,
     ) {
         for (_, key, value) in found.iter().filter(|(tree, ..)| *tree == Tree::Books) {
             let Some(at) = key.iter().position(|b| *b == SEPARATOR) else { continue };
             let (uri, id) = (String::from_utf8_lossy(&key[..at]).into_owned(), &key[at + 1..]);
-            let Some(peer) = self.restored_peer(&uri, config, now) else { continue };
+            let Some(peer) = self.restored_peer(&uri, config, now.mono) else { continue };
             if id.is_empty() {
                 if let Some(saved) = SavedLife::decode(value) {
                     peer.resume_life(saved);
@@ -99,8 +113,9 @@ impl Dmq {
                 if let Ok(saved) = postcard::from_bytes(value) {
                     peer.counters.restore(key, saved);
                 }
-            } else if let (Some(slot), Ok(entry)) = (slot_of(replica, id), postcard::from_bytes::<Entry>(value)) {
+            } else if let (Some(slot), Some((entry, doubt))) = (slot_of(replica, id), entry_of(value)) {
                 peer.book.restore(slot, entry);
+                doubt.into_iter().for_each(|doubt| peer.doubts.restore(slot, doubt, now));
                 let holds = replica.cell(slot).is_some_and(|c| peer.book.holds(slot, c.order.into()));
                 if !holds {
                     peer.hold_removal(slot, replica);
@@ -136,7 +151,7 @@ impl Dmq {
             }
             for (slot, entry) in peer.book.take_unsaved() {
                 let Some(cell) = replica.cell(slot) else { continue };
-                let value = entry.and_then(|e| postcard::to_stdvec(&e).ok()).map(Bytes::from);
+                let value = entry.and_then(|entry| value_of(&entry, peer.doubts.saved(slot)));
                 puts.push((entry_key(&peer.uri, &cell), value));
             }
             for (key, saved) in peer.counters.take_unsaved(replica) {
