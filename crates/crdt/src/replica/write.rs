@@ -148,6 +148,13 @@ impl Replica {
         }
     }
 
+    /// Whether a removal of that moment, or a later one, may have been forgotten in a table (R7).
+    pub fn may_have_forgotten(&self, table: &str, since: Wall) -> bool {
+        self.tables
+            .iter()
+            .any(|t| &*t.name == table && t.floor.is_some_and(|floor| floor.time >= Hlc::from_ms(since.0)))
+    }
+
     fn commit(&mut self, table: TableId, held: Option<(u32, Facts)>, draft: &Draft<'_>, via: u32) -> Outcome {
         let dot = self.next_dot();
         let order = Order { rank: draft.rank, stamp: draft.stamp, removed: draft.body.is_none(), dot };

@@ -22,6 +22,9 @@ use crate::io::Mono;
 /// Differences below this, in seconds, are rounding and not a change (docs/rules.md 11).
 const SAME_WITHIN_S: u64 = 2;
 
+/// What is lost once comes half a second later, RFC 3261's T1, milliseconds.
+const LATE_MS: u64 = 450;
+
 /// An `expire` that overtook its `set` waits this long for it, milliseconds.
 const EARLY_EXPIRE_MS: u64 = 2_000;
 
@@ -115,22 +118,30 @@ fn set(
             return agree(peer, held.slot, held.order, &body, how, cx);
         }
     }
-    let stamp = match last_modified {
-        Some(ms) if how == How::Live && peer.generation == kdmq::Generation::V6 => live_stamp(peer, ms, cx),
-        _ => stamp_of(how),
+    let lateness = match last_modified {
+        Some(ms) if how == How::Live && peer.generation == kdmq::Generation::V6 => {
+            peer.lateness.of(ms, cx.now.wall.0, cx.now.mono)
+        }
+        _ => 0,
     };
-    write(peer, (&table, key), Some(&body), deadline, stamp, how, cx);
-}
-
-/// When a 6 set an entry of which it speaks live. It may be repeating what was lost, and says when that was.
-fn live_stamp(peer: &mut Peer, last_modified: u64, cx: &Cx<'_>) -> StampRule {
-    // What is lost once comes half a second later: RFC 3261's T1.
-    const LATE_MS: u64 = 450;
-    let now = cx.now.wall.0;
-    match peer.lateness.of(last_modified, now, cx.now.mono) {
-        late if late >= LATE_MS => StampRule::At(Wall(now.saturating_sub(late))),
-        _ if peer.comeback.look_at.is_some() => StampRule::At(Wall(last_modified.min(now))),
-        _ => StampRule::Now,
+    if lateness < LATE_MS {
+        let repeated = how == How::Live && peer.generation == kdmq::Generation::V6 && peer.comeback.look_at.is_some();
+        let stamp = match last_modified {
+            Some(ms) if repeated => StampRule::At(Wall(ms.min(cx.now.wall.0))),
+            _ => stamp_of(how),
+        };
+        return write(peer, (&table, key), Some(&body), deadline, stamp, how, cx);
+    }
+    // It repeats what was lost, and says when that was.
+    let then = Wall(cx.now.wall.0.saturating_sub(lateness));
+    if held.is_none_or(|held| !held.live) && cx.replica.may_have_forgotten(&table, then) {
+        // It may have deleted it since, and that be forgotten already: its dump tells.
+        return peer.pull.want_entries();
+    }
+    write(peer, (&table, key), Some(&body), deadline, StampRule::At(then), how, cx);
+    if let Some(slot) = cx.replica.slot(&table, key, b"") {
+        // What we have told it since it took in after this, and ended it.
+        peer.contested(slot, cx.now.mono);
     }
 }
 
