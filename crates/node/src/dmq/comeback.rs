@@ -24,9 +24,9 @@ pub(crate) struct Comeback {
     by: Mono,
     /// Whether it is time for it.
     pub(crate) again: bool,
-    /// Entries about which it spoke since it came back, and the stamps that these words got. It may have been repeating, in
-    /// any order, what it had said in the silence; what its next dump shows of them is later.
-    repeated: BTreeMap<Slot, Stamp>,
+    /// Entries about which it spoke since it came back, and the stamps that its last word got and the one before that. It may
+    /// have been repeating, in any order, what it had said in the silence; what its next dump shows of them is later.
+    repeated: BTreeMap<Slot, (Stamp, Option<Stamp>)>,
     /// The versions of contacts that it removed so.
     removed: BTreeMap<Slot, Removed>,
 }
@@ -34,7 +34,12 @@ pub(crate) struct Comeback {
 impl Comeback {
     /// Whether the version of this stamp is what the server said while it may have been repeating old words.
     pub(crate) fn is_repeated(&self, slot: Slot, stamp: Stamp) -> bool {
-        self.repeated.get(&slot) == Some(&stamp)
+        self.repeated.get(&slot).is_some_and(|(last, _)| *last == stamp)
+    }
+
+    /// Whether the version of this stamp is what it said just before that.
+    pub(crate) fn was_repeated(&self, slot: Slot, stamp: Stamp) -> bool {
+        self.repeated.get(&slot).is_some_and(|(_, before)| *before == Some(stamp))
     }
 
     /// The cell is forgotten.
@@ -86,7 +91,10 @@ impl Peer {
     pub(crate) fn repeats(&mut self, slot: Slot, stamp: Stamp, now: Mono) {
         if let Some(at) = &mut self.comeback.look_at {
             *at = (*at).max(now.plus_ms(REPEATS_MS).min(self.comeback.by));
-            self.comeback.repeated.insert(slot, stamp);
+            let (last, before) = self.comeback.repeated.entry(slot).or_insert((stamp, None));
+            if *last != stamp {
+                *before = Some(std::mem::replace(last, stamp));
+            }
         }
     }
 
@@ -100,7 +108,7 @@ impl Peer {
 
     /// Which version of a contact a removal named that it may have repeated, if that removal is what is held.
     pub(crate) fn repeated_removal(&self, slot: Slot, held: Stamp) -> Option<Removed> {
-        self.comeback.removed.get(&slot).copied().filter(|_| self.comeback.repeated.get(&slot) == Some(&held))
+        self.comeback.removed.get(&slot).copied().filter(|_| self.comeback.is_repeated(slot, held))
     }
 
     /// A dump has shown what its repeated words were worth.

@@ -243,11 +243,13 @@ impl Dmq {
     /// others for.
     fn doubt_old(&mut self, by: PeerId, change: &Change, cx: &mut Cx<'_>) {
         let old = change.old.as_deref().and_then(|old| CellRef::decode(old).ok());
-        let old = old.filter(|cell| cell.table != location::TABLE).and_then(|cell| cell.body.map(fingerprint));
-        let Some(old) = old.filter(|_| cx.config.dmq.mode == DmqMode::Mesh) else { return };
+        let old = old.filter(|cell| cell.table != location::TABLE && cx.config.dmq.mode == DmqMode::Mesh);
+        let Some((stamp, body)) = old.and_then(|cell| Some((cell.order.stamp, cell.body?))) else { return };
+        let said = Said::Value(fingerprint(body));
         // Of two words of its own that came in any order either may be the later one.
-        for peer in self.peers.values_mut().filter(|peer| peer.id != by || peer.comeback.look_at.is_none()) {
-            peer.doubt(change.slot, Said::Value(old), cx.replica, cx.now);
+        let own = |peer: &Peer| peer.id == by && peer.comeback.was_repeated(change.slot, stamp);
+        for peer in self.peers.values_mut().filter(|peer| !own(peer)) {
+            peer.doubt(change.slot, said, cx.replica, cx.now);
         }
     }
 
