@@ -50,6 +50,8 @@ pub(crate) struct Counters {
     /// What the server had of keys when it first spoke, while nobody could say what of that is known elsewhere: see
     /// [`settle_unknown`].
     unknown: BTreeMap<Key, i64>,
+    /// Whether what is known elsewhere is known here.
+    others_known: bool,
 }
 
 /// What goes to disk of a counter: with it a process that restarts counts what the server counted meanwhile, and nothing twice.
@@ -91,6 +93,11 @@ pub(crate) enum Told {
 }
 
 impl Counters {
+    /// What is known elsewhere is known here from now on.
+    pub(crate) fn know_others(&mut self) {
+        self.others_known = true;
+    }
+
     /// The sum of a key has changed.
     pub(crate) fn touch(&mut self, key: Key) {
         self.dirty.insert(key);

@@ -20,8 +20,10 @@ impl Dmq {
         }
     }
 
-    /// What servers had of counters before this node had joined is compared with what the others know.
+    /// What servers had of counters until now is compared with what the others know: this node has that.
     pub(crate) fn settle_counters(&mut self, cx: &mut Cx<'_>) {
+        self.counters_known = true;
+        self.peers.values_mut().for_each(|peer| peer.counters.know_others());
         if counters::settle_unknown(&mut self.peers, cx) {
             self.quiet = None;
         }

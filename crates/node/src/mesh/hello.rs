@@ -3,7 +3,7 @@
 use super::link::{Link, Peer};
 use super::roster::Known;
 use super::wire::{Clocks, Hello, LIST_MAX, Push, TEXT_MAX, WireError};
-use super::{HELLO_MS, Mesh};
+use super::{HELLO_MS, Mesh, REFUSED_MAX, REFUSED_MS};
 use crate::cx::Cx;
 use crate::io::{Level, LinkId, Output};
 
@@ -137,6 +137,9 @@ impl Mesh {
             return;
         }
         cx.stats.links_up += 1;
+        if let Some(link) = self.links.get(&id) {
+            self.refused.remove(&link.addr.ip());
+        }
         let known = Known {
             name: hello.name.clone(),
             addr: hello.advertise,
@@ -183,6 +186,10 @@ impl Mesh {
         let Some(link) = self.links.get(&id) else { return };
         let (addr, remote) = (link.addr, link.remote());
         cx.stats.links_refused += 1;
+        self.refused.retain(|_, at| cx.now.mono.ms_since(*at) < REFUSED_MS);
+        if self.refused.len() < REFUSED_MAX {
+            self.refused.insert(addr.ip(), cx.now.mono);
+        }
         if link.dialed {
             self.dialer.refused(addr, cx.now.mono, &mut self.rng);
         }

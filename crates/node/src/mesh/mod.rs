@@ -35,7 +35,7 @@ mod tests;
 pub(crate) use self::tests::config as test_config;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use crdt::{Cause, Change, NodeId};
@@ -64,6 +64,10 @@ const HOUSEKEEPING_MS: u64 = 60_000;
 const REPLACED_MS: u64 = 120_000;
 /// The same complaint is made once in this time, milliseconds.
 const COMPLAIN_MS: u64 = 60_000;
+/// A node that was refused is there for so long, milliseconds: longer than the time until it tries again.
+const REFUSED_MS: u64 = 60_000;
+/// So many of them are remembered.
+const REFUSED_MAX: usize = 64;
 /// How long a node that learned of another by hearsay leaves it the first dial, if the other's id is lower, milliseconds.
 const DEFER_MS: u64 = 500;
 
@@ -91,6 +95,10 @@ pub(crate) struct Mesh {
     level: Option<Mono>,
     /// Nodes whose address another one has now, and since when: see [`Mesh::enter_roster`].
     replaced: BTreeMap<NodeId, Mono>,
+    /// Whether there was something on disk.
+    past: bool,
+    /// Where a node was refused that may be one of us, one of another version say, and when.
+    refused: BTreeMap<IpAddr, Mono>,
     serves: BTreeMap<(LinkId, u32), Serve>,
     audit: Option<Audit>,
     servers: Vec<ServerNote>,
@@ -139,6 +147,8 @@ impl Mesh {
             caught_up: false,
             level: None,
             replaced: BTreeMap::new(),
+            past: !puts.is_empty(),
+            refused: BTreeMap::new(),
             jumped_ms: 0,
             serves: BTreeMap::new(),
             audit: None,
@@ -374,6 +384,17 @@ impl Mesh {
     /// How many linked nodes have lower ids: what one of several nodes has to do alone, each leaves to those first.
     pub(crate) fn nodes_before(&self, config: &Config) -> u64 {
         self.peers.keys().filter(|node| **node < config.node).count() as u64
+    }
+
+    /// Whether this node can say what everybody knows of something that a server shows it: one without a past can when every
+    /// node that is known of is linked with it, or has not been for so long that it is not waited for.
+    pub(crate) fn knows_everything(&self, config: &Config, now: Mono) -> bool {
+        const LONGEST_MS: u64 = 600_000;
+        // Whoever is known at our address is an earlier life of ours.
+        let mut others = self.roster.iter().filter(|(_, known)| known.addr != config.advertise);
+        let refused = self.refused.values().any(|at| now.ms_since(*at) < REFUSED_MS);
+        let all = !refused && others.all(|(node, _)| self.peers.contains_key(&node));
+        all || self.past || now.ms_since(self.started) >= LONGEST_MS
     }
 
     /// Whether this node has, since its start, got what the others had, so that it may speak for the mesh: a server that

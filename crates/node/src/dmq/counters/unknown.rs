@@ -14,7 +14,7 @@ use crate::dmq::peer::{Peer, PeerId};
 
 /// What of a value is counted already, of a server of which nothing was known about this key; and whether that is a guess.
 pub(super) fn first_base(peer: &mut Peer, at: (&str, &[u8]), said: i64, how: How, cx: &Cx<'_>) -> (i64, bool) {
-    if !peer.joined {
+    if !peer.counters.others_known {
         let before = said - i64::from(how != How::Dump);
         peer.counters.unknown.insert((at.0.to_owned(), at.1.to_vec()), before);
         return (before, how != How::Dump);
