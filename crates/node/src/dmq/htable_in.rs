@@ -206,7 +206,9 @@ fn delete(peer: &mut Peer, (name, key): (&BStr, &BStr), how: How, cx: &mut Cx<'_
         return;
     }
     if let Some(held) = held {
-        peer.touched(held.slot, cx.now.mono);
+        if how.is_news(cx.now.wall) {
+            peer.touched(held.slot, cx.now.mono);
+        }
         peer.book.remove(held.slot);
         peer.feed.look_again(held.slot);
         if !held.live {
@@ -233,7 +235,9 @@ fn write(
             agree(peer, slot, order, body, how, cx);
         }
         (Ok(Outcome::Written(slot, _)), None) => {
-            peer.touched(slot, cx.now.mono);
+            if how.is_news(cx.now.wall) {
+                peer.touched(slot, cx.now.mono);
+            }
         }
         // What it lost to may be a repetition of an older word: the dump that follows shows which is right.
         (Ok(Outcome::Lost(slot)), Some(_)) if how == How::Live && is_repeated(peer, slot, cx) => {}
@@ -257,7 +261,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &
         value: fingerprint(body),
         pull: Some(peer.pull.number),
     };
-    peer.showed(slot, note, how, cx.now.mono);
+    peer.showed(slot, note, how, cx.now);
 }
 
 fn correct(peer: &mut Peer, slot: Slot, body: &[u8], cx: &mut Cx<'_>) {
@@ -333,6 +337,9 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &m
     let lately = held.as_ref().is_some_and(|h| peer.is_touched(h.slot, asked));
     let same_value = held.as_ref().is_some_and(|h| h.body.as_deref() == Some(&body));
     if lately && !(set_at.is_some() && same_value) {
+        if !same_value {
+            peer.pull.differs();
+        }
         return;
     }
     let deadline = (cell.expire != 0).then_some(cell.expire);

@@ -31,6 +31,7 @@ mod counters;
 mod doubts;
 mod facts;
 mod feed;
+mod how;
 mod htable_in;
 mod joining;
 mod lateness;
@@ -62,6 +63,7 @@ pub(crate) use membership::Sender;
 pub(crate) use peer::{Address, Peer, PeerId};
 pub(crate) use usrloc_in::{contact_of, drop_aliases};
 
+pub(crate) use self::how::How;
 use self::owner::Holding;
 use self::peer::Phase;
 use self::spoken::Spoken;
@@ -92,27 +94,6 @@ impl DataChannel {
         match self {
             Self::Usrloc => kdmq::usrloc::SYNC,
             Self::Htable => kdmq::htable::SYNC,
-        }
-    }
-}
-
-/// How a statement of a server reached us, which decides how it is stamped (docs/rules.md 14).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum How {
-    /// Just now.
-    Live,
-    /// In a dump: old news.
-    Dump,
-    /// Live, but held until now: here for the owner, and it arrived then; or on its way, and it was said then or later.
-    Held(Wall),
-}
-
-impl How {
-    /// The same for what says itself when that was, unix milliseconds.
-    fn said_at(self, stamp: Option<u64>, now: Wall) -> Self {
-        match (self, stamp) {
-            (Self::Held(since), Some(ms)) => Self::Held(Wall(ms.max(since.0).min(now.0))),
-            (how, _) => how,
         }
     }
 }
@@ -178,6 +159,8 @@ pub(crate) struct Dmq {
     attending: bool,
     /// Whether this node has got what the other nodes have, since its start.
     joined: bool,
+    /// Whether it has what others have of counters as well: see [`Dmq::settle_counters`].
+    counters_known: bool,
     durable: bool,
     /// Whether what other nodes should know of our servers has changed.
     notes_changed: bool,
@@ -214,6 +197,7 @@ impl Dmq {
             quiet: None,
             attending: false,
             joined: false,
+            counters_known: false,
             durable: config.durable,
             notes_changed: false,
         };
@@ -234,6 +218,9 @@ impl Dmq {
         self.next_id += 1;
         let mut peer = Peer::new(id, address, socket, self.durable, now);
         peer.joined = self.joined;
+        if self.counters_known {
+            peer.counters.know_others();
+        }
         self.by_uri.insert(peer.uri.clone(), id);
         self.by_address.insert(peer.address.clone(), id);
         self.by_tag.insert(peer.tag, id);

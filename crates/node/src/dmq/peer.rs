@@ -20,7 +20,7 @@ use super::pull::{LATE_MS, LATE_TCP_MS, Pull};
 use super::streams::Streams;
 use crate::config::SipTransport;
 use crate::cx::Cx;
-use crate::io::{Mono, SocketId};
+use crate::io::{Mono, Now, SocketId};
 
 /// A server's number in this node, given in the order in which they were met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -384,7 +384,8 @@ impl Peer {
     }
 
     /// It has shown that it holds a version.
-    pub(crate) fn showed(&mut self, slot: Slot, note: Note<'_>, how: How, now: Mono) {
+    pub(crate) fn showed(&mut self, slot: Slot, note: Note<'_>, how: How, now: Now) {
+        let Now { mono: now, wall } = now;
         let live = how != How::Dump;
         let crossed = live
             && match self.book.fresh(slot, now) {
@@ -393,7 +394,7 @@ impl Peer {
                 Some(Proof::Seen) | None => false,
             };
         self.book.note(slot, note, now);
-        if live {
+        if how.is_news(wall) {
             self.touched(slot, now);
         }
         if crossed {

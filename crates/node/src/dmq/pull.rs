@@ -13,6 +13,7 @@
 
 mod ask;
 mod conclude;
+mod questions;
 
 use std::collections::BTreeSet;
 
@@ -20,6 +21,7 @@ use crdt::Slot;
 use kdmq::life::CallIdCounter as Mark;
 
 pub(crate) use self::conclude::{conclude, conclude_absences};
+use self::questions::Questions;
 use super::DataChannel;
 use super::life::{Arrived, Dump};
 use crate::io::Mono;
@@ -87,8 +89,7 @@ pub(crate) struct Pull {
     echoes: Echoes,
     /// Whether the server sent any request of its present life since the question.
     heard_since: bool,
-    /// Whether the entries are wanted though nothing was missed.
-    entries_wanted: bool,
+    questions: Questions,
     /// Absences found by the pull before, waiting for confirmation.
     suspected: usize,
     /// When a message of one came last, or could have; and whether that one was broken off.
@@ -99,14 +100,6 @@ pub(crate) struct Pull {
     took_ms: u64,
     begun: Mono,
     retry_at: Option<Mono>,
-    /// When questions for entries were asked of which no answer has been seen yet, oldest first, and the last of all.
-    entries_asked: Vec<Mono>,
-    entries_asked_last: Mono,
-    late_ms: u64,
-    /// When what this pull has got of entries was asked for, at the earliest.
-    entries_from: Option<Mono>,
-    /// When entries are asked for once more, because the last answer may have been one to an older question.
-    entries_again: Option<Mono>,
     /// Pulls in a row that did not show what had been told: it is told again, and asked for less and less often.
     fruitless: u32,
 }
@@ -198,7 +191,7 @@ impl Pull {
         self.quiet_ms = if careful { QUIET_MS } else { QUICK_MS };
         self.contacts = Outcome::Unknown;
         self.entries = Outcome::Unknown;
-        self.entries_from = None;
+        self.questions.from = None;
         self.heard_since = false;
         self.tail = None;
         self.tail_seen = false;
@@ -206,7 +199,7 @@ impl Pull {
         self.begun = now;
         self.took_ms = 0;
         self.retry_at = None;
-        let only_entries = std::mem::take(&mut self.entries_wanted) && !everything && self.finished;
+        let only_entries = std::mem::take(&mut self.questions.wanted) && !everything && self.finished;
         let first = if only_entries { DataChannel::Htable } else { DataChannel::Usrloc };
         self.stage = Some(Stage::new(first, now));
         first
@@ -215,64 +208,6 @@ impl Pull {
     /// Whether one was finished in this life of the server.
     pub(crate) fn has_finished(&self) -> bool {
         self.finished
-    }
-
-    /// A question for entries is sent to a server that has any, as far as is known, or not. What it answers may come so late.
-    fn asks_entries(&mut self, has_any: bool, late_ms: u64, now: Mono) {
-        self.late_ms = late_ms;
-        self.entries_asked_last = now;
-        self.entries_asked.retain(|at| now.ms_since(*at) < late_ms);
-        if has_any {
-            self.entries_asked.push(now);
-        }
-    }
-
-    /// If what was got may answer an older question: it is asked for once more when nothing of that can come.
-    fn ask_entries_again(&mut self) {
-        let older = self.entries_from.filter(|from| *from < self.begun);
-        self.entries_again = older.map(|from| from.plus_ms(self.late_ms));
-    }
-
-    /// When that is.
-    pub(crate) fn entries_again(&self) -> Option<Mono> {
-        self.entries_again
-    }
-
-    /// It is time for it.
-    pub(crate) fn look_at_entries(&mut self, now: Mono) {
-        if self.entries_again.take_if(|at| *at <= now).is_some() {
-            self.entries_wanted = true;
-        }
-    }
-
-    /// What was on its way will not come any more.
-    pub(crate) fn lost_entries(&mut self) {
-        self.entries_asked.clear();
-    }
-
-    /// Whether a dump of entries is on its way that may not know what the server has been told meanwhile.
-    pub(crate) fn awaits_entries(&self, now: Mono) -> bool {
-        self.entries_asked.last().is_some_and(|at| now.ms_since(*at) < self.late_ms)
-    }
-
-    /// A part of a dump of entries has come: when it was asked for, at the earliest. A dump that was lost at first may come
-    /// behind the one that was asked for after it.
-    pub(crate) fn entries_came(&mut self, now: Mono) -> Mono {
-        self.entries_asked.retain(|at| now.ms_since(*at) < self.late_ms);
-        let earliest = self.entries_asked.first().copied().unwrap_or(self.entries_asked_last);
-        self.entries_asked.pop();
-        self.entries_from = Some(self.entries_from.map_or(earliest, |from| from.min(earliest)));
-        earliest
-    }
-
-    /// The next pull shall at least get the entries.
-    pub(crate) fn want_entries(&mut self) {
-        self.entries_wanted = true;
-    }
-
-    /// Whether somebody wants the entries.
-    pub(crate) fn entries_wanted(&self) -> bool {
-        self.entries_wanted
     }
 
     /// Breaks off; what has arrived stays, and more may come.
@@ -439,7 +374,7 @@ impl Pull {
 
     fn got(&self) -> Got {
         let Self { number, begun, contacts, entries, heard_since, tail_seen, .. } = *self;
-        let entries_from = self.entries_from.map_or(begun, |from| from.min(begun));
+        let entries_from = self.questions.from.map_or(begun, |from| from.min(begun));
         Got { number, begun, entries_from, contacts, entries, heard_since, tail_seen, gone: BTreeSet::new() }
     }
 

@@ -238,7 +238,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, (ruid, as_held): (&BStr, boo
         value: 0,
         pull: Some(peer.pull.number),
     };
-    peer.showed(slot, note, how, cx.now.mono);
+    peer.showed(slot, note, how, cx.now);
     if !as_held {
         alias(peer, slot, cx);
     }
@@ -301,7 +301,9 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         return;
     }
     if let Some(held) = held {
-        peer.touched(held.slot, cx.now.mono);
+        if how.is_news(cx.now.wall) {
+            peer.touched(held.slot, cx.now.mono);
+        }
         peer.feed.look_again(held.slot);
         if !held.live {
             peer.book.remove(held.slot);
@@ -333,7 +335,9 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     };
     match cx.replica.write(cx.now.wall, write) {
         Ok(Outcome::Written(slot, _)) => {
-            peer.touched(slot, cx.now.mono);
+            if how.is_news(cx.now.wall) {
+                peer.touched(slot, cx.now.mono);
+            }
             peer.removed_again(slot, &row.contact, cx);
             drop_aliases(&row.aor, &member, cx);
         }

@@ -51,6 +51,9 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     if refused || peer.pull.contacts != Outcome::Unknown {
         peer.pull.fruitless = if refused { peer.pull.fruitless + 1 } else { 0 };
     }
+    if absent.differs {
+        peer.pull.differs();
+    }
     for slot in absent.lacking {
         peer.book.remove(slot);
     }
@@ -60,7 +63,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     peer.settle_doubts(cx.replica, cx.now.mono);
     peer.drop_old_touches(cx.now.mono);
     peer.ask_first = false;
-    peer.pull.ask_entries_again();
+    peer.pull.ask_entries_again(cx.now.mono);
     if peer.pull.is_complete() {
         if peer.comeback.look_at.is_none() {
             peer.forget_repeated();
@@ -100,12 +103,14 @@ struct Absent {
     lacking: Vec<Slot>,
     /// No dump shows them: entries without an expiry in a table whose entries expire (docs/kdmq.md, 9.8).
     unseen: Vec<Slot>,
+    /// Whether an entry is missing that was spoken of just before.
+    differs: bool,
 }
 
 fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
     // A dump that may have exhausted its server proves an absence only if its process was heard right behind its end.
     let sure = peer.book.contacts() / peer.batch <= SURE_MESSAGES || got.tail_seen;
-    let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new() };
+    let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new(), differs: false };
     for (slot, entry) in peer.book.iter() {
         if entry.shown_in >= got.number {
             continue;
@@ -115,6 +120,7 @@ fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
             _ => (got.entries, false, got.entries_from),
         };
         if peer.is_touched(slot, asked) {
+            found.differs |= entry.value != 0 && complete == Outcome::Complete;
             continue;
         }
         if complete != Outcome::Complete || !got.heard_since || doubtful {
