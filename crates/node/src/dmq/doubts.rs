@@ -57,7 +57,7 @@ struct Doubt {
 }
 
 /// A doubt on disk: when another server spoke last, in unix seconds, whether one has removed the cell, and the values.
-pub(crate) type Saved = (u64, bool, Vec<u64>);
+pub(super) type Saved = (u64, bool, Vec<u64>);
 
 /// What another server said of a cell.
 #[derive(Clone, Copy, Debug)]

@@ -42,6 +42,8 @@ pub(crate) struct Feed {
     limited: BTreeSet<Slot>,
     /// Values of entries that it was told and did not answer: one that stood still reads them when it goes on.
     unanswered_values: BTreeMap<Slot, BTreeSet<u64>>,
+    /// Where those on disk are others.
+    unsaved: BTreeSet<Slot>,
     /// Answers to requests of an earlier epoch mean nothing any more.
     epoch: u32,
 }
@@ -175,6 +177,7 @@ impl Feed {
             if values.len() > REMEMBERED {
                 values.pop_first();
             }
+            self.unsaved.insert(slot);
         }
         self.enqueue(slot);
     }
@@ -189,12 +192,36 @@ impl Feed {
         self.unanswered_values.get(&slot).is_some_and(|values| values.contains(&value))
     }
 
+    /// What it was told of an entry and did not answer, for the disk.
+    pub(crate) fn unanswered(&self, slot: Slot) -> Vec<u64> {
+        self.unanswered_values.get(&slot).into_iter().flatten().copied().collect()
+    }
+
+    /// Where that has changed since the last call.
+    pub(crate) fn take_unsaved(&mut self) -> BTreeSet<Slot> {
+        std::mem::take(&mut self.unsaved)
+    }
+
+    /// Takes up what an earlier process of ours had told.
+    pub(crate) fn restore(&mut self, slot: Slot, unanswered: Vec<u64>) {
+        if !unanswered.is_empty() {
+            self.unanswered_values.insert(slot, unanswered.into_iter().collect());
+        }
+    }
+
+    fn was_answered(&mut self, slot: Slot) {
+        if self.unanswered_values.remove(&slot).is_some() {
+            self.unsaved.insert(slot);
+        }
+    }
+
     /// The cell's slot is gone.
     pub(crate) fn forget(&mut self, slot: Slot) {
         self.queued.remove(&slot);
         self.limited.remove(&slot);
         self.open.remove(&slot);
         self.unanswered_values.remove(&slot);
+        self.unsaved.remove(&slot);
     }
 
     fn put_back(&mut self, slot: Slot) {

@@ -324,6 +324,7 @@ impl Dmq {
                 peer.settle_contests(cx.now.mono);
                 peer.look_again(cx.config.dmq.mode, cx.now.mono);
                 peer.pull.look_at_entries(cx.now.mono);
+                peer.streams.give_up(cx.now.mono);
             }
         }
         if self.attending {
@@ -367,7 +368,7 @@ impl Dmq {
             let ping = (!peer.ping_open && peer.is_pinged()).then_some(peer.ping_at);
             let contest = peer.contests.next();
             let again = peer.comeback.look_at.filter(|_| !peer.pull.is_open());
-            let entries = peer.pull.entries_again();
+            let entries = peer.pull.entries_again().into_iter().chain(peer.streams.held_up_until()).min();
             let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
             let absences = peer.streams.due_at().filter(|_| peer.is_served());
             let news = [pull, absences, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min();

@@ -362,7 +362,8 @@ impl Peer {
 
     /// Whether requests with news may be sent now.
     pub(crate) fn may_be_fed(&self) -> bool {
-        self.is_served() && (!self.ask_first || planted::on(Bug::FedBeforeAsked))
+        let asked = !self.ask_first && self.streams.held_up_until().is_none();
+        self.is_served() && (asked || planted::on(Bug::FedBeforeAsked))
     }
 
     /// The cell has changed, and the server is to be told: a removal is held until it knows.

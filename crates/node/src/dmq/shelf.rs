@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use crdt::{CellRef, Replica, Slot};
+use serde::{Deserialize, Serialize};
 
 use super::Dmq;
 use super::book::Entry;
@@ -63,17 +64,27 @@ fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))
 }
 
-/// An entry, and behind it what is doubtful of it.
-fn value_of(entry: &Entry, doubt: Option<doubts::Saved>) -> Option<Bytes> {
-    let value = postcard::to_stdvec(entry).ok()?;
-    let Some(doubt) = doubt else { return Some(value.into()) };
-    postcard::to_extend(&doubt, value).ok().map(Bytes::from)
+/// What stands behind an entry, if there is anything.
+#[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Beside {
+    /// What is doubtful of it.
+    doubt: Option<doubts::Saved>,
+    /// Values that the server was told and did not answer.
+    unanswered: Vec<u64>,
 }
 
-fn entry_of(value: &[u8]) -> Option<(Entry, Option<doubts::Saved>)> {
+fn value_of(entry: &Entry, beside: &Beside) -> Option<Bytes> {
+    let value = postcard::to_stdvec(entry).ok()?;
+    if *beside == Beside::default() {
+        return Some(value.into());
+    }
+    postcard::to_extend(beside, value).ok().map(Bytes::from)
+}
+
+fn entry_of(value: &[u8]) -> Option<(Entry, Option<Beside>)> {
     let (entry, rest) = postcard::take_from_bytes(value).ok()?;
-    let doubt = if rest.is_empty() { None } else { Some(postcard::from_bytes(rest).ok()?) };
-    Some((entry, doubt))
+    let beside = if rest.is_empty() { None } else { Some(postcard::from_bytes(rest).ok()?) };
+    Some((entry, beside))
 }
 
 fn slot_of(replica: &Replica, id: &[u8]) -> Option<Slot> {
@@ -113,9 +124,11 @@ impl Dmq {
                 if let Ok(saved) = postcard::from_bytes(value) {
                     peer.counters.restore(key, saved);
                 }
-            } else if let (Some(slot), Some((entry, doubt))) = (slot_of(replica, id), entry_of(value)) {
+            } else if let (Some(slot), Some((entry, beside))) = (slot_of(replica, id), entry_of(value)) {
                 peer.book.restore(slot, entry);
+                let Beside { doubt, unanswered } = beside.unwrap_or_default();
                 doubt.into_iter().for_each(|doubt| peer.doubts.restore(slot, doubt, now));
+                peer.feed.restore(slot, unanswered);
                 let holds = replica.cell(slot).is_some_and(|c| peer.book.holds(slot, c.order.into()));
                 if !holds {
                     peer.hold_removal(slot, replica);
@@ -149,9 +162,11 @@ impl Dmq {
                 let value = life.map(|life| life.encode().into());
                 puts.push((life_key(&peer.uri), value));
             }
+            peer.feed.take_unsaved().into_iter().for_each(|slot| peer.book.changed(slot));
             for (slot, entry) in peer.book.take_unsaved() {
                 let Some(cell) = replica.cell(slot) else { continue };
-                let value = entry.and_then(|entry| value_of(&entry, peer.doubts.saved(slot)));
+                let beside = Beside { doubt: peer.doubts.saved(slot), unanswered: peer.feed.unanswered(slot) };
+                let value = entry.and_then(|entry| value_of(&entry, &beside));
                 puts.push((entry_key(&peer.uri, &cell), value));
             }
             for (key, saved) in peer.counters.take_unsaved(replica) {
@@ -166,6 +181,7 @@ impl Dmq {
     pub(crate) fn drop_puts(&mut self) {
         self.puts.clear();
         for peer in self.peers.values_mut() {
+            peer.feed.take_unsaved();
             peer.counters.drop_unsaved();
         }
     }

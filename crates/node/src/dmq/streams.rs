@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use crdt::Wall;
 
-use super::pull::Got;
+use super::pull::{Got, LATE_TCP_MS};
 use crate::io::{ConnId, Mono, Now};
 
 /// When a connection moves again, what was held up comes at once: so long after it has moved, everything older is there,
@@ -32,6 +32,8 @@ pub(crate) struct Streams {
     /// That number when the open pull was asked.
     asked: u32,
     waiting: Option<Waiting>,
+    /// Since when the server answers again.
+    back: Option<Mono>,
 }
 
 /// A connection of the server's.
@@ -78,6 +80,26 @@ impl Streams {
     /// The server is silent: what it says meanwhile is held up, and comes all at once later, if at all.
     pub(crate) fn silent(&mut self) {
         self.open.values_mut().for_each(|open| open.silent = true);
+        self.back = None;
+    }
+
+    /// The server answers again.
+    pub(crate) fn back(&mut self, now: Mono) {
+        self.back = Some(now);
+    }
+
+    /// Until when the server's connections, of which none has moved since it was silent, may still hold up what it said
+    /// meanwhile, and what it answers: if it were told anything now, it might be told what it has changed itself.
+    pub(crate) fn held_up_until(&self) -> Option<Mono> {
+        let held_up = !self.open.is_empty() && self.open.values().all(|open| open.silent);
+        held_up.then(|| self.back.map(|back| back.plus_ms(LATE_TCP_MS))).flatten()
+    }
+
+    /// That has lasted for too long: who writes to these connections is gone.
+    pub(crate) fn give_up(&mut self, now: Mono) {
+        if self.held_up_until().is_some_and(|until| until <= now) {
+            self.open.values_mut().for_each(|open| open.silent = false);
+        }
     }
 
     /// Since when what comes on this connection now may have been held up.
@@ -196,6 +218,30 @@ mod tests {
         }
         streams.heard(A, at(later.mono.plus_ms(FLUSH_MS)));
         assert_eq!(streams.held_up(A), None);
+    }
+
+    #[test]
+    fn a_server_that_answers_again_is_held_up_until_a_connection_of_its_own_moves() {
+        let back = Mono(60_000_000);
+        let held_up = || {
+            let mut streams = Streams::default();
+            streams.heard(A, at(Mono(0)));
+            streams.silent();
+            streams.back(back);
+            streams
+        };
+        let until = back.plus_ms(LATE_TCP_MS);
+        for conn in [A, B] {
+            let mut streams = held_up();
+            assert_eq!(streams.held_up_until(), Some(until));
+            streams.heard(conn, at(back.plus_ms(1)));
+            assert_eq!(streams.held_up_until(), None, "{conn:?}");
+        }
+        let (mut closed, mut given_up) = (held_up(), held_up());
+        closed.closed(A, false);
+        assert_eq!(closed.held_up_until(), None);
+        given_up.give_up(until);
+        assert_eq!(given_up.held_up_until(), None);
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn refused(peer: &mut Peer, item: &Item, code: u16, cx: &mut Cx<'_>) {
 }
 
 fn close(peer: &mut Peer, item: &Item, cx: &Cx<'_>) {
-    peer.feed.unanswered_values.remove(&item.slot);
+    peer.feed.was_answered(item.slot);
     let again = peer.feed.open.remove(&item.slot).is_some_and(|o| o.again);
     let current = cx.replica.cell(item.slot).map(|c| Version::from(c.order));
     if again && current == Some(item.version) && peer.book.holds(item.slot, item.version) {
