@@ -136,14 +136,20 @@ impl World {
         self.queue.post(self.end_at, Event::End);
     }
 
-    /// The run is over.
+    /// The run is over, unless somebody has something to say once more: a server may still be repeating what was lost.
     pub(crate) fn end(&mut self) {
         if self.now < self.end_at {
             return;
         }
-        let equal = self.phase == Phase::Equal;
+        let different = self.difference();
+        let limit = Mono(0).plus_ms(self.script.duration_ms + self.script.settle_ms);
+        if self.phase == Phase::Equal && different.is_some() && self.now < limit {
+            self.end_at = self.now.plus_ms(COMPARE_SERVERS_MS);
+            return self.queue.post(self.end_at, Event::End);
+        }
+        let equal = self.phase == Phase::Equal && different.is_none();
         if self.options.log
-            && let Some(what) = self.difference()
+            && let Some(what) = different
         {
             self.line("world".to_owned(), what);
         }

@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 
 use crdt::{Cause, Change, counter};
 use kdmq::Generation;
-use tables::location;
+use tables::{htable, location};
 
+use super::book::{Note, Proof, Ruid};
+use super::facts::{Expiry, Facts};
 use super::feed::is_told;
 use super::{Dmq, Peer, PeerId, counters, orphans, requests, usrloc_in};
 use crate::cx::Cx;
@@ -51,6 +53,7 @@ impl Dmq {
                         if let Some(key) = expired.then_some(counter.as_ref()).flatten() {
                             peer.counters.drop_entry(key);
                         }
+                        delete_expired(peer, change, &self.facts, cx);
                     }
                     _ if counter.is_some() => {
                         if let Some(key) = &counter {
@@ -95,6 +98,17 @@ impl Dmq {
         let contact = cell.as_ref().is_some_and(|cell| cell.table == location::TABLE);
         let fresh = cell.is_some_and(|cell| cell.order.stamp.time.ms() + FRESH_MS > cx.now.wall.0);
         Some(Told { by, lists: self.lend_lists(by)?, fresh, stamped: stamps && !contact })
+    }
+}
+
+/// An entry has expired: a server whose table does not expire, as far as is known, would keep it for ever.
+fn delete_expired(peer: &mut Peer, change: &Change, facts: &Facts, cx: &Cx<'_>) {
+    let name = cx.replica.table_of(change.slot).and_then(htable::name);
+    let stays = name.is_some_and(|name| !matches!(facts.of(cx.config, peer.id, name), Expiry::After(_)));
+    if let Some(value) = peer.book.get(change.slot).map(|e| e.value).filter(|_| stays && peer.owned) {
+        let note = Note { held: None, proof: Proof::Seen, ruid: Ruid::Kept, value, pull: None };
+        peer.book.note(change.slot, note, cx.now.mono);
+        peer.feed.enqueue(change.slot);
     }
 }
 

@@ -8,17 +8,18 @@
 //! its way may count either way.
 
 mod quiet;
+mod saved;
 mod stamped;
 mod unknown;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crdt::{Change, Origin, Replica, Wall, counter};
+use crdt::{Change, Replica, Wall, counter};
 use kdmq::Generation;
-use serde::{Deserialize, Serialize};
 use tables::htable::{self, Value};
 
 use self::quiet::{Quiet, Source};
+pub(crate) use self::saved::Saved;
 use self::stamped::{Next, Stamped};
 use self::unknown::first_base;
 pub(crate) use self::unknown::settle_unknown;
@@ -52,20 +53,6 @@ pub(crate) struct Counters {
     unknown: BTreeMap<Key, i64>,
     /// Whether what is known elsewhere is known here.
     others_known: bool,
-}
-
-/// What goes to disk of a counter: with it a process that restarts counts what the server counted meanwhile, and nothing twice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Saved {
-    /// What the server has that is counted already.
-    base: i64,
-    /// The newest stamp, of a server that stamps its writes.
-    stamp: Option<u64>,
-    /// The sums that may have arrived, or not.
-    telling: Vec<i64>,
-    /// The process that says so, and the sequence of its last write of this counter.
-    origin: u64,
-    own: u64,
 }
 
 #[derive(Debug)]
@@ -103,26 +90,6 @@ impl Counters {
         self.dirty.insert(key);
     }
 
-    /// What has changed since the last call, for the disk; `None` deletes.
-    pub(crate) fn take_unsaved(&mut self, replica: &Replica) -> Vec<(Key, Option<Saved>)> {
-        if self.unsaved.is_empty() {
-            return Vec::new();
-        }
-        let origin = replica.origin();
-        let saved = |(table, key): &Key, known: &Known| {
-            let ((base, telling), stamp) = match &known.way {
-                Way::Quiet(quiet) => (quiet.saved(), None),
-                Way::Stamped(stamped) => ((stamped.saved().0, Vec::new()), Some(stamped.saved().1)),
-            };
-            Saved { base, stamp, telling, origin: origin.0, own: counter::last_write(replica, table, key, origin) }
-        };
-        // What is not settled must not be taken for counted by the next process.
-        let unsettled = self.unsaved.iter().filter(|key| self.unknown.contains_key(*key)).cloned().collect();
-        let unsaved = std::mem::replace(&mut self.unsaved, unsettled);
-        let unsaved = unsaved.into_iter().filter(|key| !self.unknown.contains_key(key));
-        unsaved.map(|key| (key.clone(), self.keys.get(&key).map(|known| saved(&key, known)))).collect()
-    }
-
     /// We have counted, here or for another server: what is on disk has to say so too.
     pub(crate) fn counted(&mut self, key: &Key) {
         if self.keys.contains_key(key) {
@@ -130,31 +97,9 @@ impl Counters {
         }
     }
 
-    /// Once this process has caught up with the others: what was restored is void where others show that the process that had
-    /// saved it went on counting, and the disk has lost that.
-    pub(crate) fn verify(&mut self, replica: &Replica) {
-        for (key, saved) in std::mem::take(&mut self.restored) {
-            if counter::last_write(replica, &key.0, &key.1, Origin(saved.origin)) != saved.own {
-                self.keys.remove(&key);
-            }
-            self.unsaved.insert(key);
-        }
-    }
-
     /// There is no disk.
     pub(crate) fn drop_unsaved(&mut self) {
         self.unsaved.clear();
-    }
-
-    /// Takes up what was on disk. What was under way is told again, if it still has to be.
-    pub(crate) fn restore(&mut self, key: Key, saved: Saved) {
-        let way = match saved.stamp {
-            None => Way::Quiet(Quiet::restore(saved.base, saved.telling.clone())),
-            Some(stamp) => Way::Stamped(Stamped::restore(saved.base, stamp)),
-        };
-        self.keys.insert(key.clone(), Known { way, deleting: false });
-        self.restored.insert(key.clone(), saved);
-        self.dirty.insert(key);
     }
 
     /// Nothing is known of the server any more.
@@ -249,6 +194,14 @@ impl Counters {
 }
 
 impl Known {
+    /// What the server had before the first message, as far as messages that others had overtaken have not told better yet.
+    fn guess(&self) -> Option<i64> {
+        match &self.way {
+            Way::Quiet(quiet) => quiet.guess(),
+            Way::Stamped(stamped) => stamped.guess(),
+        }
+    }
+
     fn is_open(&self) -> bool {
         self.deleting
             || match &self.way {
@@ -368,6 +321,10 @@ fn take(
             stamped.said(stamp.unwrap_or(0), said, sure, cx.now.mono)
         }
     };
+    let known_guess = known.guess();
+    if let (Some(unknown), Some(guess)) = (peer.counters.unknown.get_mut(&key), known_guess) {
+        *unknown = guess.min(*unknown);
+    }
     // An entry of 0 is a counter too.
     if let Some(step) = step
         && (step != 0 || value(cx.replica, at, cx.now.wall).is_none())

@@ -99,6 +99,11 @@ impl Quiet {
         (self.guessed, self.heard) = (Some(self.base), now);
     }
 
+    /// The base, while it is only guessed.
+    pub(super) fn guess(&self) -> Option<i64> {
+        self.guessed
+    }
+
     /// Takes up what an earlier process of ours knew.
     pub(super) fn restore(base: i64, mut telling: Vec<i64>) -> Self {
         telling.drain(..telling.len().saturating_sub(UNANSWERED));

@@ -185,6 +185,11 @@ impl Stamped {
         Some(self.recount())
     }
 
+    /// The base, while it is only guessed.
+    pub(super) fn guess(&self) -> Option<i64> {
+        self.guessed.map(|(base, _)| base)
+    }
+
     /// What more has been counted if a message that others had overtaken shows that the server had less than was guessed.
     fn below_guessed(&mut self, stamp: u64, value: i64, now: Mono) -> Option<i64> {
         let (base, heard) = self.guessed.take()?;
