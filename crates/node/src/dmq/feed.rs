@@ -40,8 +40,9 @@ pub(crate) struct Feed {
     answered_late_at: Option<Mono>,
     /// Cells that are not told because of the feed limit.
     limited: BTreeSet<Slot>,
-    /// Values of entries that it was told and did not answer: one that stood still reads them when it goes on.
-    unanswered_values: BTreeMap<Slot, BTreeSet<u64>>,
+    /// Values of entries that it was told and did not answer, or of which another copy may be under way: one that stood still
+    /// reads them when it goes on.
+    under_way: BTreeMap<Slot, BTreeSet<u64>>,
     /// Where those on disk are others.
     unsaved: BTreeSet<Slot>,
     /// Answers to requests of an earlier epoch mean nothing any more.
@@ -170,31 +171,37 @@ impl Feed {
     }
 
     fn give_up(&mut self, slot: Slot, open: Open) {
-        const REMEMBERED: usize = 16;
         if let Some(value) = open.value {
-            let values = self.unanswered_values.entry(slot).or_default();
-            values.insert(value);
-            if values.len() > REMEMBERED {
-                values.pop_first();
-            }
-            self.unsaved.insert(slot);
+            self.may_take(slot, value);
         }
         self.enqueue(slot);
     }
 
+    /// It may get this value of an entry at any time from now on.
+    fn may_take(&mut self, slot: Slot, value: u64) {
+        const REMEMBERED: usize = 16;
+        let values = self.under_way.entry(slot).or_default();
+        if values.insert(value) {
+            self.unsaved.insert(slot);
+        }
+        if values.len() > REMEMBERED {
+            values.pop_first();
+        }
+    }
+
     /// Whether it may have, or get, a value of this entry from us, though it never answered.
     pub(crate) fn may_reach(&self, slot: Slot) -> bool {
-        self.open.get(&slot).is_some_and(|open| open.value.is_some()) || self.unanswered_values.contains_key(&slot)
+        self.open.get(&slot).is_some_and(|open| open.value.is_some()) || self.under_way.contains_key(&slot)
     }
 
-    /// Whether it was told this value of an entry, and did not answer to that or anything later about the entry.
+    /// Whether it was told this value of an entry, and may have got it since it was told anything later about the entry.
     pub(crate) fn may_have_taken(&self, slot: Slot, value: u64) -> bool {
-        self.unanswered_values.get(&slot).is_some_and(|values| values.contains(&value))
+        self.under_way.get(&slot).is_some_and(|values| values.contains(&value))
     }
 
-    /// What it was told of an entry and did not answer, for the disk.
-    pub(crate) fn unanswered(&self, slot: Slot) -> Vec<u64> {
-        self.unanswered_values.get(&slot).into_iter().flatten().copied().collect()
+    /// What it may get of an entry, for the disk.
+    pub(crate) fn under_way(&self, slot: Slot) -> Vec<u64> {
+        self.under_way.get(&slot).into_iter().flatten().copied().collect()
     }
 
     /// Where that has changed since the last call.
@@ -203,14 +210,15 @@ impl Feed {
     }
 
     /// Takes up what an earlier process of ours had told.
-    pub(crate) fn restore(&mut self, slot: Slot, unanswered: Vec<u64>) {
-        if !unanswered.is_empty() {
-            self.unanswered_values.insert(slot, unanswered.into_iter().collect());
+    pub(crate) fn restore(&mut self, slot: Slot, under_way: Vec<u64>) {
+        if !under_way.is_empty() {
+            self.under_way.insert(slot, under_way.into_iter().collect());
         }
     }
 
-    fn was_answered(&mut self, slot: Slot) {
-        if self.unanswered_values.remove(&slot).is_some() {
+    /// Nothing of what it was told of an entry is under way any more.
+    pub(crate) fn is_proven(&mut self, slot: Slot) {
+        if self.under_way.remove(&slot).is_some() {
             self.unsaved.insert(slot);
         }
     }
@@ -220,7 +228,7 @@ impl Feed {
         self.queued.remove(&slot);
         self.limited.remove(&slot);
         self.open.remove(&slot);
-        self.unanswered_values.remove(&slot);
+        self.under_way.remove(&slot);
         self.unsaved.remove(&slot);
     }
 

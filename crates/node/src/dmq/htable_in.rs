@@ -262,6 +262,9 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &
         pull: Some(peer.pull.number),
     };
     peer.showed(slot, note, how, cx.now);
+    if how == How::Dump {
+        peer.feed.is_proven(slot);
+    }
 }
 
 fn correct(peer: &mut Peer, slot: Slot, body: &[u8], cx: &mut Cx<'_>) {

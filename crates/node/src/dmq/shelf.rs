@@ -69,8 +69,8 @@ fn part(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 struct Beside {
     /// What is doubtful of it.
     doubt: Option<doubts::Saved>,
-    /// Values that the server was told and did not answer.
-    unanswered: Vec<u64>,
+    /// Values that the server was told and may still get.
+    under_way: Vec<u64>,
 }
 
 fn value_of(entry: &Entry, beside: &Beside) -> Option<Bytes> {
@@ -126,9 +126,9 @@ impl Dmq {
                 }
             } else if let (Some(slot), Some((entry, beside))) = (slot_of(replica, id), entry_of(value)) {
                 peer.book.restore(slot, entry);
-                let Beside { doubt, unanswered } = beside.unwrap_or_default();
+                let Beside { doubt, under_way } = beside.unwrap_or_default();
                 doubt.into_iter().for_each(|doubt| peer.doubts.restore(slot, doubt, now));
-                peer.feed.restore(slot, unanswered);
+                peer.feed.restore(slot, under_way);
                 let holds = replica.cell(slot).is_some_and(|c| peer.book.holds(slot, c.order.into()));
                 if !holds {
                     peer.hold_removal(slot, replica);
@@ -165,7 +165,7 @@ impl Dmq {
             peer.feed.take_unsaved().into_iter().for_each(|slot| peer.book.changed(slot));
             for (slot, entry) in peer.book.take_unsaved() {
                 let Some(cell) = replica.cell(slot) else { continue };
-                let beside = Beside { doubt: peer.doubts.saved(slot), unanswered: peer.feed.unanswered(slot) };
+                let beside = Beside { doubt: peer.doubts.saved(slot), under_way: peer.feed.under_way(slot) };
                 let value = entry.and_then(|entry| value_of(&entry, &beside));
                 puts.push((entry_key(&peer.uri, &cell), value));
             }

@@ -114,8 +114,13 @@ fn refused(peer: &mut Peer, item: &Item, code: u16, cx: &mut Cx<'_>) {
 }
 
 fn close(peer: &mut Peer, item: &Item, cx: &Cx<'_>) {
-    peer.feed.was_answered(item.slot);
-    let again = peer.feed.open.remove(&item.slot).is_some_and(|o| o.again);
+    let open = peer.feed.open.remove(&item.slot);
+    let again = open.as_ref().is_some_and(|open| open.again);
+    match open.and_then(|open| open.value) {
+        // Another copy of it, or of what it was told before, may still be under way.
+        Some(value) if peer.feed.is_lossy(cx.now.mono) => peer.feed.may_take(item.slot, value),
+        _ => peer.feed.is_proven(item.slot),
+    }
     let current = cx.replica.cell(item.slot).map(|c| Version::from(c.order));
     if again && current == Some(item.version) && peer.book.holds(item.slot, item.version) {
         // The server spoke about the cell meanwhile: tell it once more, so that ours comes last.
