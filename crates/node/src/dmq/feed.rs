@@ -12,7 +12,7 @@ use crdt::Slot;
 use tables::htable::{self, Value};
 use tables::location::{self, Contact, Member};
 
-use super::book::{Version, fingerprint};
+use super::book::{Note, Proof, Ruid, Version, fingerprint};
 use super::facts::{Expiry, Facts};
 use super::peer::Peer;
 use super::{counters, usrloc_in};
@@ -54,6 +54,30 @@ struct Open {
     again: bool,
     /// The value of an entry that it is told.
     value: Option<u64>,
+}
+
+impl Peer {
+    /// Puts what is open back into the queue: the server is not answering.
+    pub(crate) fn suspend_feed(&mut self, now: Mono) {
+        self.feed.epoch = self.feed.epoch.wrapping_add(1);
+        self.feed.requests = 0;
+        self.feed.unanswered = 0;
+        for (slot, open) in std::mem::take(&mut self.feed.open) {
+            self.give_up(slot, open, now);
+        }
+    }
+
+    /// A request about a cell had no answer.
+    fn give_up(&mut self, slot: Slot, open: Open, now: Mono) {
+        if let Some(value) = open.value {
+            self.feed.may_take(slot, value);
+            if self.book.get(slot).is_none() {
+                let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::AsHeld, value, pull: None };
+                self.book.note(slot, note, now);
+            }
+        }
+        self.feed.enqueue(slot);
+    }
 }
 
 /// A request to be sent.
@@ -158,23 +182,6 @@ impl Feed {
     /// Drops everything; answers that are still under way mean nothing.
     pub(crate) fn clear(&mut self) {
         *self = Self { epoch: self.epoch.wrapping_add(1), ..Self::default() };
-    }
-
-    /// Puts what is open back into the queue: the server is not answering.
-    pub(crate) fn suspend(&mut self) {
-        self.epoch = self.epoch.wrapping_add(1);
-        self.requests = 0;
-        self.unanswered = 0;
-        for (slot, open) in std::mem::take(&mut self.open) {
-            self.give_up(slot, open);
-        }
-    }
-
-    fn give_up(&mut self, slot: Slot, open: Open) {
-        if let Some(value) = open.value {
-            self.may_take(slot, value);
-        }
-        self.enqueue(slot);
     }
 
     /// It may get this value of an entry at any time from now on.

@@ -145,7 +145,7 @@ pub(crate) fn timed_out(peer: &mut Peer, fed: &Fed, cx: &mut Cx<'_>) -> bool {
     }
     for item in &fed.items {
         if let Some(open) = peer.feed.open.remove(&item.slot) {
-            peer.feed.give_up(item.slot, open);
+            peer.give_up(item.slot, open, cx.now.mono);
         }
     }
     peer.feed.unanswered >= UNANSWERED_MAX
