@@ -67,7 +67,9 @@ impl Shown {
                 } else if counted.insert((name.to_owned(), cell.key.to_vec()))
                     && let Some(value) = counter::value(replica, cell.table, cell.key, now).filter(|value| *value != 0)
                 {
-                    shown.entry(name, cell.key, &htable::Value::Int(value));
+                    // Servers count in 32 bits, and are told the nearest.
+                    let told = value.clamp(i32::MIN.into(), i32::MAX.into());
+                    shown.entry(name, cell.key, &htable::Value::Int(told));
                 }
             }
         }

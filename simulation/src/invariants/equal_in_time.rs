@@ -125,7 +125,10 @@ fn server_differs(spec: &ServerSpec, world: &dyn View) -> Option<String> {
         let (table, key) = (entry.table, entry.key.escape_ascii());
         let shown = held.as_ref().map(|held| &held.value);
         let same = match (shown, entry.value) {
-            (Some(node::Value::Int(ours)), tables::htable::Value::Int(theirs)) => ours == theirs,
+            // Servers count in 32 bits, and are told the nearest.
+            (Some(node::Value::Int(ours)), tables::htable::Value::Int(theirs)) => {
+                (*ours).clamp(i32::MIN.into(), i32::MAX.into()) == *theirs
+            }
             (Some(node::Value::Str(ours)), tables::htable::Value::Str(theirs)) => ours[..] == theirs[..],
             _ => false,
         };

@@ -379,7 +379,8 @@ pub(crate) fn feed_due(peers: &mut BTreeMap<PeerId, Peer>, front: &mut Front, cx
 }
 
 fn render(peer: &mut Peer, key: Key, cx: &mut Cx<'_>) -> Option<Request> {
-    let sum = value(cx.replica, (&key.0, &key.1), cx.now.wall);
+    // Servers count in 32 bits.
+    let sum = value(cx.replica, (&key.0, &key.1), cx.now.wall).map(|sum| sum.clamp(i32::MIN.into(), i32::MAX.into()));
     let name = htable::name(&key.0)?.as_bytes();
     if peer.lacks_tables.contains(htable::name(&key.0)?) {
         return None;

@@ -204,7 +204,7 @@ impl Dmq {
                 peer.life.is_dump(mark, Dump::Sure);
                 peer.pull.arrived(mark, cx.now.mono);
                 cx.stats.dmq_rows_refused += u64::from(cells.skipped);
-                let asked = peer.pull.entries_came(cx.now.mono);
+                let asked = peer.pull.entries_came(peer.streams.in_order(), cx.now.mono);
                 for cell in &cells.cells {
                     htable_in::dump_cell(peer, cell, asked, &mut self.facts, cx);
                 }

@@ -107,6 +107,11 @@ impl Streams {
         self.open.get(&conn)?.held_up.map(|(since, _)| since)
     }
 
+    /// Whether all that the server says comes by one connection.
+    pub(crate) fn in_order(&self) -> bool {
+        self.open.len() == 1
+    }
+
     /// A connection ended; `whole` if all that was sent on it has come. Returns whether something may have been lost.
     pub(crate) fn closed(&mut self, conn: ConnId, whole: bool) -> bool {
         if self.open.remove(&conn).is_none() || whole {

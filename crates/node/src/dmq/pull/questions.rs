@@ -74,13 +74,18 @@ impl Pull {
         self.questions.asked.last().is_some_and(|at| now.ms_since(*at) < self.questions.late_ms)
     }
 
-    /// A part of a dump of entries has come: when it was asked for, at the earliest. A dump that was lost at first may come
-    /// behind the one that was asked for after it.
-    pub(crate) fn entries_came(&mut self, now: Mono) -> Mono {
-        self.questions.asked.retain(|at| now.ms_since(*at) < self.questions.late_ms);
-        let earliest = self.questions.asked.first().copied().unwrap_or(self.questions.asked_last);
-        self.questions.asked.pop();
-        self.questions.from = Some(self.questions.from.map_or(earliest, |from| from.min(earliest)));
+    /// A dump of entries has come: when it was asked for, at the earliest. A dump that was lost at first may come behind the one
+    /// that was asked for after it, unless all come by one connection, in order.
+    pub(crate) fn entries_came(&mut self, in_order: bool, now: Mono) -> Mono {
+        let Questions { asked, asked_last, late_ms, from, .. } = &mut self.questions;
+        asked.retain(|at| now.ms_since(*at) < *late_ms);
+        let earliest = asked.first().copied().unwrap_or(*asked_last);
+        if in_order && !asked.is_empty() {
+            asked.remove(0);
+        } else {
+            asked.pop();
+        }
+        *from = Some(from.map_or(earliest, |from| from.min(earliest)));
         earliest
     }
 
