@@ -216,7 +216,7 @@ impl Node {
                 (until, reason) = (at, why);
             }
         };
-        earlier(Some(self.dmq.next_wakeup(self.config.dmq.mode)), "dmq");
+        earlier(Some(self.dmq.next_wakeup(&self.config.dmq)), "dmq");
         earlier(Some(self.front.next_wakeup()), "sip");
         earlier(Some(self.own_at), "owner");
         earlier(self.journal.next_wakeup(), "journal");

@@ -26,7 +26,7 @@ pub(crate) use self::unknown::settle_unknown;
 use super::How;
 use super::feed::{self, Request};
 use super::peer::{Peer, PeerId};
-use crate::config::Config;
+use crate::config::{Config, DmqConfig};
 use crate::cx::Cx;
 use crate::front::Front;
 use crate::io::Mono;
@@ -447,9 +447,9 @@ pub(crate) fn told(peer: &mut Peer, key: &Key, how: Told, cx: &mut Cx<'_>) {
     }
 }
 
-/// When a sum is to be told.
-pub(crate) fn next_wakeup(peer: &Peer) -> Option<Mono> {
-    if !peer.may_be_fed() {
+/// When a sum is to be told; `None` also while no more requests may be open: the end of one makes us look.
+pub(crate) fn next_wakeup(peer: &Peer, config: &DmqConfig) -> Option<Mono> {
+    if !peer.may_be_fed() || peer.feed.requests() >= config.window {
         return None;
     }
     peer.counters.dirty.iter().filter_map(|key| peer.counters.due_at(key)).min()

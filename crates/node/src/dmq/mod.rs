@@ -67,7 +67,7 @@ pub(crate) use self::how::How;
 use self::owner::Holding;
 use self::peer::Phase;
 use self::spoken::Spoken;
-use crate::config::{Config, DmqMode};
+use crate::config::{Config, DmqConfig};
 use crate::cx::Cx;
 use crate::front::{Front, Outgoing};
 use crate::io::{ConnId, Level, Mono, Now};
@@ -310,7 +310,7 @@ impl Dmq {
             return;
         }
         self.watch_gaps(cx);
-        let wake = self.look(cx.config.dmq.mode);
+        let wake = self.look(&cx.config.dmq);
         if cx.now.mono < wake {
             self.quiet = Some(Quiet { wake, sweep: self.next_sweep().unwrap_or(Mono(u64::MAX)) });
             return;
@@ -359,11 +359,11 @@ impl Dmq {
     }
 
     /// When [`Dmq::tick`] has something to do.
-    pub(crate) fn next_wakeup(&self, mode: DmqMode) -> Mono {
-        self.quiet.map_or_else(|| self.look(mode), |quiet| quiet.wake)
+    pub(crate) fn next_wakeup(&self, config: &DmqConfig) -> Mono {
+        self.quiet.map_or_else(|| self.look(config), |quiet| quiet.wake)
     }
 
-    fn look(&self, mode: DmqMode) -> Mono {
+    fn look(&self, config: &DmqConfig) -> Mono {
         let of = |peer: &Peer| {
             let ping = (!peer.ping_open && peer.is_pinged()).then_some(peer.ping_at);
             let contest = peer.contests.next();
@@ -371,7 +371,10 @@ impl Dmq {
             let entries = peer.pull.entries_again().into_iter().chain(peer.streams.held_up_until()).min();
             let pull = peer.pull.next_wakeup().filter(|_| peer.is_served());
             let absences = peer.streams.due_at().filter(|_| peer.is_served());
-            let news = [pull, absences, peer.pull_due(mode), counters::next_wakeup(peer)].into_iter().flatten().min();
+            let news = [pull, absences, peer.pull_due(config.mode), counters::next_wakeup(peer, config)]
+                .into_iter()
+                .flatten()
+                .min();
             [ping, contest, again, entries, news.filter(|_| self.attending)].into_iter().flatten().min()
         };
         self.peers.values().filter_map(of).chain([self.lease_at]).min().unwrap_or(Mono(u64::MAX))

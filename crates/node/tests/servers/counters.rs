@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use kdmq::Generation;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use starling_node::Config;
-use starling_node::config::HtableConfig;
+use starling_node::config::{DmqConfig, HtableConfig};
+use starling_node::{Config, Input};
 
 use crate::world::{Weather, World, config, two};
 
@@ -91,6 +91,23 @@ fn everywhere(world: &mut World, key: &str, sum: i64) {
     world.run_ms(10_000);
     let shown: Vec<_> = world.servers.values().map(|s| (s.addr, s.entry("calls", key))).collect();
     assert!(is_so(world), "{sum} wanted: {:?} {shown:?}\n{}", world.entry("calls", key), world.log.join("\n"));
+}
+
+#[test]
+fn a_node_sleeps_while_a_server_has_not_answered_as_many_requests_as_may_be_open() {
+    let base = config();
+    let mut world = World::new(Config { dmq: DmqConfig { window: 1, ..base.dmq.clone() }, ..base });
+    let [k1, k2] = ["127.0.0.11:5060", "127.0.0.12:5060"].map(|addr| world.start(addr));
+    world.run_ms(8_000);
+    world.server(k2).reachable = false;
+    for key in ["a", "b", "c"] {
+        inc(&mut world, k1, key);
+    }
+    for _ in 0..20 {
+        world.run_ms(100);
+        world.handle(Input::Tick);
+        assert!(world.sleeps(), "it would be woken at once, again and again, until the server answers");
+    }
 }
 
 #[test]

@@ -279,6 +279,11 @@ impl World {
         }
     }
 
+    /// Whether the node has nothing to do now.
+    pub(crate) fn sleeps(&self) -> bool {
+        self.wake > Mono(self.now_ms * 1_000)
+    }
+
     /// Runs until it is so, at most `ms`.
     pub(crate) fn run_until(&mut self, ms: u64, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         for _ in 0..ms.div_ceil(10) {
