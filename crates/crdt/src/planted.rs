@@ -181,6 +181,8 @@ bugs! {
     AbsenceIgnored = "absence-ignored", "glue";
     /// A dump with messages missing counts as complete.
     GapsIgnored = "gaps-ignored", "glue";
+    /// A node is woken for counters that it may not tell yet.
+    WokenForNothing = "woken-for-nothing", "glue";
     /// Where the messages of two servers have crossed, none of them is told the winner.
     ContestNotSettled = "contest-not-settled", "glue";
 }

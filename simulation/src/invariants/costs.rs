@@ -2,10 +2,11 @@
 //!
 //! - **Push**: every write goes to every other node once, and through relays perhaps once more; the rest is small talk
 //!   per pair of nodes and second, which grows with the number of lives, since clocks name them.
+//! - **Rest**: a node that has nothing to do is not woken again and again.
 //! - **Sync**: a node is sent what it lacks. That is every write at most once for each node, twice where a push or a
 //!   session crossed it, and all that there is for each process that starts.
 
-use super::{Invariant, Moment};
+use super::{Invariant, Kind, Moment};
 use crate::model::Shared;
 use crate::view::{Traffic, View};
 
@@ -18,9 +19,14 @@ const TALK: u64 = 2_048;
 /// What each life adds to a clock that is shown, bytes per ordered pair of nodes and second.
 const TALK_PER_LIFE: u64 = 512;
 
+/// So often may a node be woken in a second by nothing but the time.
+const WAKES: u32 = 500;
+
 /// See the module.
 pub struct Costs {
     model: Shared,
+    /// How often the time has woken each node in this second, by position.
+    wakes: Vec<u32>,
 }
 
 /// What a run was like.
@@ -60,7 +66,25 @@ fn within(size: Size, traffic: &Traffic) -> Result<(), String> {
 impl Costs {
     /// With the model that `unique_dots` keeps up to date.
     pub const fn new(model: Shared) -> Self {
-        Self { model }
+        Self { model, wakes: Vec::new() }
+    }
+
+    fn woken(&mut self, node: usize) {
+        if self.wakes.len() <= node {
+            self.wakes.resize(node + 1, 0);
+        }
+        self.wakes[node] += 1;
+    }
+
+    /// A second is over.
+    fn rested(&mut self) -> Result<(), String> {
+        if std::env::var("DBG").is_ok() {}
+        let most = self.wakes.iter().enumerate().max_by_key(|(_, wakes)| **wakes).map(|(node, wakes)| (node, *wakes));
+        self.wakes.fill(0);
+        match most {
+            Some((node, wakes)) if wakes > WAKES => Err(format!("node {node} was woken {wakes} times in a second")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -70,6 +94,11 @@ impl Invariant for Costs {
     }
 
     fn at(&mut self, moment: Moment, world: &dyn View) -> Result<(), String> {
+        match moment {
+            Moment::Stepped { node, input: Kind::Tick } => self.woken(node),
+            Moment::Second => return self.rested(),
+            _ => {}
+        }
         if !matches!(moment, Moment::Calm | Moment::End { .. }) {
             return Ok(());
         }
@@ -85,6 +114,16 @@ mod tests {
     use super::*;
 
     const SIZE: Size = Size { nodes: 5, lives: 7, secs: 60, written: 10_000_000 };
+
+    #[test]
+    fn a_node_that_does_not_sleep_is_found() {
+        let mut costs = Costs::new(crate::model::Model::shared());
+        (0..WAKES).for_each(|_| costs.woken(1));
+        assert_eq!(costs.rested(), Ok(()));
+        (0..=WAKES).for_each(|_| costs.woken(1));
+        assert!(costs.rested().unwrap_err().contains("node 1 was woken"));
+        assert_eq!(costs.rested(), Ok(()), "the next second");
+    }
 
     #[test]
     fn one_copy_per_node_passes() {

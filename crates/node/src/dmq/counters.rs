@@ -14,6 +14,7 @@ mod unknown;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crdt::planted::{self, Bug};
 use crdt::{Change, Replica, Wall, counter};
 use kdmq::Generation;
 use tables::htable::{self, Value};
@@ -449,7 +450,8 @@ pub(crate) fn told(peer: &mut Peer, key: &Key, how: Told, cx: &mut Cx<'_>) {
 
 /// When a sum is to be told; `None` also while no more requests may be open: the end of one makes us look.
 pub(crate) fn next_wakeup(peer: &Peer, config: &DmqConfig) -> Option<Mono> {
-    if !peer.may_be_fed() || peer.feed.requests() >= config.window {
+    let full = peer.feed.requests() >= config.window && !planted::on(Bug::WokenForNothing);
+    if full || !peer.may_be_fed() {
         return None;
     }
     peer.counters.dirty.iter().filter_map(|key| peer.counters.due_at(key)).min()
