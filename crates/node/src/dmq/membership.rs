@@ -325,7 +325,9 @@ impl Dmq {
         peer.phase = Phase::Active;
         peer.missed();
         peer.came_back(cx.now.mono);
-        peer.streams.back(cx.now.mono);
+        if peer.address.transport == SipTransport::Tcp {
+            peer.streams.back(cx.now.mono);
+        }
         // Our ping makes it take us for active at once.
         peer.ping_at = cx.now.mono;
         self.notes_changed = true;

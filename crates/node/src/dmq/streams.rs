@@ -32,8 +32,12 @@ pub(crate) struct Streams {
     /// That number when the open pull was asked.
     asked: u32,
     waiting: Option<Waiting>,
-    /// Since when the server answers again.
+    /// Since when the server answers, as long as what it said before may not have come yet; and whether it was silent.
     back: Option<Mono>,
+    was_silent: bool,
+    /// When a request of its came last, and the first one since it answers.
+    heard: Option<Mono>,
+    moved: Option<Mono>,
 }
 
 /// A connection of the server's.
@@ -57,6 +61,8 @@ struct Waiting {
 impl Streams {
     /// A request came on this connection. Returns whether something before it may have been lost.
     pub(crate) fn heard(&mut self, conn: ConnId, now: Now) -> bool {
+        self.heard = Some(now.mono);
+        self.moved.get_or_insert(now.mono);
         let before = self.open.get(&conn).copied();
         let held_up = match before {
             Some(Open { heard, silent: true, .. }) => Some((heard, now.mono.plus_ms(FLUSH_MS))),
@@ -80,25 +86,29 @@ impl Streams {
     /// The server is silent: what it says meanwhile is held up, and comes all at once later, if at all.
     pub(crate) fn silent(&mut self) {
         self.open.values_mut().for_each(|open| open.silent = true);
-        self.back = None;
+        (self.back, self.was_silent) = (None, true);
     }
 
-    /// The server answers again.
+    /// The server answers, for the first time or again.
     pub(crate) fn back(&mut self, now: Mono) {
         self.back = Some(now);
+        self.moved = self.heard.filter(|heard| *heard == now);
     }
 
-    /// Until when the server's connections, of which none has moved since it was silent, may still hold up what it said
-    /// meanwhile, and what it answers: if it were told anything now, it might be told what it has changed itself.
+    /// Until when a connection of the server's may hold up what it said before it answered, and what it answers to a question: if
+    /// it were told anything now, it might be told what it has changed itself.
     pub(crate) fn held_up_until(&self) -> Option<Mono> {
-        let held_up = !self.open.is_empty() && self.open.values().all(|open| open.silent);
-        held_up.then(|| self.back.map(|back| back.plus_ms(LATE_TCP_MS))).flatten()
+        let back = self.back?;
+        match self.moved {
+            None => Some(back.plus_ms(LATE_TCP_MS)),
+            Some(moved) => self.was_silent.then(|| moved.plus_ms(FLUSH_MS)),
+        }
     }
 
-    /// That has lasted for too long: who writes to these connections is gone.
+    /// That is over: all has come, or whoever wrote to these connections is gone.
     pub(crate) fn give_up(&mut self, now: Mono) {
         if self.held_up_until().is_some_and(|until| until <= now) {
-            self.open.values_mut().for_each(|open| open.silent = false);
+            (self.back, self.was_silent) = (None, false);
         }
     }
 
@@ -226,27 +236,29 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_answers_again_is_held_up_until_a_connection_of_its_own_moves() {
+    fn a_server_that_answers_again_is_held_up_until_all_that_it_said_meanwhile_has_come() {
         let back = Mono(60_000_000);
-        let held_up = || {
+        let (until, moved) = (back.plus_ms(LATE_TCP_MS), back.plus_ms(1));
+        for conn in [A, B] {
             let mut streams = Streams::default();
             streams.heard(A, at(Mono(0)));
             streams.silent();
+            assert_eq!(streams.held_up_until(), None, "it is told nothing anyway");
             streams.back(back);
-            streams
-        };
-        let until = back.plus_ms(LATE_TCP_MS);
-        for conn in [A, B] {
-            let mut streams = held_up();
             assert_eq!(streams.held_up_until(), Some(until));
-            streams.heard(conn, at(back.plus_ms(1)));
+            streams.heard(conn, at(moved));
+            streams.heard(conn, at(moved.plus_ms(1)));
+            assert_eq!(streams.held_up_until(), Some(moved.plus_ms(FLUSH_MS)), "{conn:?}");
+            streams.give_up(moved.plus_ms(FLUSH_MS));
             assert_eq!(streams.held_up_until(), None, "{conn:?}");
         }
-        let (mut closed, mut given_up) = (held_up(), held_up());
-        closed.closed(A, false);
-        assert_eq!(closed.held_up_until(), None);
-        given_up.give_up(until);
-        assert_eq!(given_up.held_up_until(), None);
+        let (mut first, mut gone) = (Streams::default(), Streams::default());
+        first.heard(A, at(back));
+        first.back(back);
+        assert_eq!(first.held_up_until(), None, "it spoke first");
+        gone.back(back);
+        gone.give_up(until);
+        assert_eq!(gone.held_up_until(), None);
     }
 
     #[test]
