@@ -78,7 +78,6 @@ impl Costs {
 
     /// A second is over.
     fn rested(&mut self) -> Result<(), String> {
-        if std::env::var("DBG").is_ok() {}
         let most = self.wakes.iter().enumerate().max_by_key(|(_, wakes)| **wakes).map(|(node, wakes)| (node, *wakes));
         self.wakes.fill(0);
         match most {
