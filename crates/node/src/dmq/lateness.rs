@@ -12,18 +12,28 @@ pub(crate) struct Lateness {
     /// In the present half minute, and since when; and in the one before.
     present: Option<(i64, Mono)>,
     before: Option<(i64, Mono)>,
+    /// What is taken for the least late message until there are others.
+    assumed: Option<i64>,
 }
 
 /// A server repeats for so long; a clock that was set back shows after twice that, milliseconds.
 const HALF_MS: u64 = 30_000;
 
+/// By so much two clocks are taken to differ at most while nothing is known, milliseconds.
+const ASSUMED_MS: i64 = 2_000;
+
 impl Lateness {
+    /// That of a server whose clock is taken to be right at first, for half a minute to a minute: what it says first may be old.
+    pub(crate) fn in_time() -> Self {
+        Self { assumed: Some(-ASSUMED_MS), ..Self::default() }
+    }
+
     /// A message with this stamp arrived at this wall time, both in milliseconds. Returns how late it is, milliseconds.
     pub(crate) fn of(&mut self, stamp_ms: u64, wall_ms: u64, now: Mono) -> u64 {
         let ahead = i64::try_from(stamp_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(wall_ms);
         if self.present.is_none_or(|(_, since)| now.ms_since(since) >= HALF_MS) {
             self.before = self.present.filter(|(_, since)| now.ms_since(*since) < 2 * HALF_MS);
-            self.present = Some((ahead, now));
+            self.present = Some((self.assumed.take().unwrap_or(ahead).max(ahead), now));
         }
         if let Some((most, _)) = &mut self.present {
             *most = ahead.max(*most);
@@ -51,6 +61,19 @@ mod tests {
             assert_eq!(at(9_500, 9_501), 0, "a quicker way");
             assert_eq!(at(39_000, 40_001), 1_000, "the half minute before counts too");
         }
+    }
+
+    #[test]
+    fn the_first_messages_of_a_server_whose_clock_is_taken_to_be_right_may_be_late() {
+        let mut lateness = Lateness::in_time();
+        let mut at = |stamp: u64, ms: u64| lateness.of(START + stamp, START + ms, Mono(ms * 1_000));
+        assert_eq!(at(10_000, 91_000), 79_000);
+        assert_eq!(at(60_000, 91_001), 29_001);
+        assert_eq!(at(91_500, 91_502), 0);
+        // A clock that is wrong is known after a minute.
+        let mut lateness = Lateness::in_time();
+        let last = (0..70).map(|s| lateness.of(START + s * 1_000, START + 3_600_000 + s * 1_000, Mono(s * 1_000_000)));
+        assert_eq!(last.last(), Some(0));
     }
 
     #[test]

@@ -273,7 +273,7 @@ impl Peer {
             ask_first: true,
             comeback: Comeback::default(),
             lateness: Lateness::default(),
-            contact_lateness: Lateness::default(),
+            contact_lateness: Lateness::in_time(),
             owned: false,
             shared: Vec::new(),
             book: Book::new(durable),
@@ -317,7 +317,7 @@ impl Peer {
         self.early_expires.clear();
         self.counters.reset();
         self.lateness = Lateness::default();
-        self.contact_lateness = Lateness::default();
+        self.contact_lateness = Lateness::in_time();
         self.learned_at = None;
         self.missed();
     }
