@@ -4,6 +4,7 @@
 //! that lay least behind its stamp was not late. Invariant: the lateness of a message never exceeds what the least late one
 //! of the last minute shows.
 
+use super::Dmq;
 use crate::io::Mono;
 
 /// How far the stamps of a server's messages lay ahead of their arrival, at most, milliseconds.
@@ -28,6 +29,13 @@ impl Lateness {
         Self { assumed: Some(-ASSUMED_MS), ..Self::default() }
     }
 
+    /// Our wall clock has jumped by so many milliseconds; the server's has not.
+    pub(crate) fn clock_jumped(&mut self, by_ms: i64) {
+        for (most, _) in [&mut self.present, &mut self.before].into_iter().flatten() {
+            *most = most.saturating_sub(by_ms);
+        }
+    }
+
     /// A message with this stamp arrived at this wall time, both in milliseconds. Returns how late it is, milliseconds.
     pub(crate) fn of(&mut self, stamp_ms: u64, wall_ms: u64, now: Mono) -> u64 {
         let ahead = i64::try_from(stamp_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(wall_ms);
@@ -40,6 +48,16 @@ impl Lateness {
         }
         let most = [self.present, self.before].into_iter().flatten().map(|(most, _)| most).max();
         most.map_or(0, |most| most.abs_diff(ahead))
+    }
+}
+
+impl Dmq {
+    /// Our wall clock has jumped by so many milliseconds.
+    pub(crate) fn clock_jumped(&mut self, by_ms: i64) {
+        for peer in self.peers.values_mut() {
+            peer.lateness.clock_jumped(by_ms);
+            peer.contact_lateness.clock_jumped(by_ms);
+        }
     }
 }
 
@@ -85,6 +103,19 @@ mod tests {
             last = lateness.of(START + s * 1_000, START + s * 1_000, Mono(s * 1_000_000));
         }
         assert_eq!(last, 0);
+    }
+
+    #[test]
+    fn a_jump_of_our_own_clock_makes_no_message_late() {
+        for by in [-2_000_000i64, 2_000_000] {
+            let mut lateness = Lateness::default();
+            assert_eq!(lateness.of(START, START, Mono(0)), 0);
+            lateness.clock_jumped(by);
+            assert_eq!(lateness.of(START + 100, (START + 100).saturating_add_signed(by), Mono(100_000)), 0);
+            lateness.clock_jumped(-by);
+            assert_eq!(lateness.of(START + 200, START + 200, Mono(200_000)), 0);
+            assert_eq!(lateness.of(START + 200, START + 5_200, Mono(5_200_000)), 5_000, "as late as it is");
+        }
     }
 
     #[test]
