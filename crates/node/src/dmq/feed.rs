@@ -224,7 +224,7 @@ impl Feed {
     }
 
     /// Nothing of what it was told of an entry is under way any more.
-    pub(crate) fn is_proven(&mut self, slot: Slot) {
+    pub(crate) fn proven(&mut self, slot: Slot) {
         if self.under_way.remove(&slot).is_some() {
             self.unsaved.insert(slot);
         }

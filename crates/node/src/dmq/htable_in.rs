@@ -263,7 +263,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &
     };
     peer.showed(slot, note, how, cx.now);
     if how == How::Dump {
-        peer.feed.is_proven(slot);
+        peer.feed.proven(slot);
     }
 }
 
@@ -341,7 +341,7 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &m
     let same_value = held.as_ref().is_some_and(|h| h.body.as_deref() == Some(&body));
     if lately && !(set_at.is_some() && same_value) {
         if !same_value {
-            peer.pull.differs();
+            peer.pull.found_difference();
         }
         return;
     }

@@ -119,7 +119,7 @@ fn close(peer: &mut Peer, item: &Item, cx: &Cx<'_>) {
     match open.and_then(|open| open.value) {
         // Another copy of it, or of what it was told before, may still be under way.
         Some(value) if peer.feed.is_lossy(cx.now.mono) => peer.feed.may_take(item.slot, value),
-        _ => peer.feed.is_proven(item.slot),
+        _ => peer.feed.proven(item.slot),
     }
     let current = cx.replica.cell(item.slot).map(|c| Version::from(c.order));
     if again && current == Some(item.version) && peer.book.holds(item.slot, item.version) {

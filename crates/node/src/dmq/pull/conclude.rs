@@ -52,7 +52,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
         peer.pull.fruitless = if refused { peer.pull.fruitless + 1 } else { 0 };
     }
     if absent.differs {
-        peer.pull.differs();
+        peer.pull.found_difference();
     }
     for slot in absent.lacking {
         peer.book.remove(slot);

@@ -37,7 +37,7 @@ impl Pull {
     }
 
     /// A dump differs from what was said just before it was asked for.
-    pub(crate) fn differs(&mut self) {
+    pub(crate) fn found_difference(&mut self) {
         self.questions.differs = true;
     }
 
