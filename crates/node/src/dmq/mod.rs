@@ -218,6 +218,9 @@ impl Dmq {
         self.next_id += 1;
         let mut peer = Peer::new(id, address, socket, self.durable, now);
         peer.joined = self.joined;
+        if now.ms_since(self.started) < peer.late_ms() {
+            peer.pull.assume_asked(peer.late_ms(), self.started);
+        }
         if self.counters_known {
             peer.counters.know_others();
         }

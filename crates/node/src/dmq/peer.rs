@@ -307,7 +307,7 @@ impl Peer {
             replica.release(dot);
         }
         self.book.clear();
-        self.pull = Pull::default();
+        self.pull.forget();
         self.streams.forget_pulls();
         self.feed.clear();
         self.live_lately.clear();

@@ -120,6 +120,7 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.figures.restarts += 1;
         peer.forget_state(cx.replica);
+        peer.pull.lost_entries();
         peer.ping_open = false;
         peer.ping_now(cx.now.mono);
         self.notes_changed = true;

@@ -26,6 +26,18 @@ pub(super) struct Questions {
 }
 
 impl Pull {
+    /// Nothing is known of the server any more, but for what it may still answer.
+    pub(crate) fn forget(&mut self) {
+        let Questions { asked, asked_last, late_ms, .. } = std::mem::take(&mut self.questions);
+        *self = Self { questions: Questions { asked, asked_last, late_ms, ..Questions::default() }, ..Self::default() };
+    }
+
+    /// A process of ours that ended then may have asked, and the server may still repeat its answer.
+    pub(crate) fn assume_asked(&mut self, late_ms: u64, then: Mono) {
+        self.questions.late_ms = late_ms;
+        self.questions.asked.push(then);
+    }
+
     /// A question for entries is sent to a server that has any, as far as is known, or not. What it answers may come so late.
     pub(super) fn asks_entries(&mut self, has_any: bool, late_ms: u64, now: Mono) {
         self.questions.late_ms = late_ms;
