@@ -41,11 +41,18 @@ pub(super) struct Id {
     pub name: String,
 }
 
+/// A generation is renewed by no more than two to this power at once: as milliseconds, 19 hours.
+const LARGEST_STEP: u32 = 26;
+
 impl Identity for Id {
     type Addr = SocketAddr;
 
+    /// By larger and larger steps: a process whose clock was ahead may have had a generation that is hours away, and if the disk
+    /// is gone since, nobody here knows which. Each step ends on a power of two, which is how the next one knows its size.
     fn renew(&self) -> Option<Self> {
-        Some(Self { generation: self.generation.saturating_add(1), ..self.clone() })
+        let step = (self.generation.trailing_zeros() + 1).min(LARGEST_STEP);
+        let generation = (self.generation >> step).saturating_add(1).checked_shl(step).unwrap_or(u64::MAX);
+        Some(Self { generation: generation.max(self.generation.saturating_add(1)), ..self.clone() })
     }
 
     fn addr(&self) -> SocketAddr {
@@ -207,5 +214,28 @@ fn config(timing: Timing, forget_after_s: u64) -> foca::Config {
             periodic_gossip: periodic(400, 4),
             ..lan
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_that_is_far_behind_is_renewed_past_any_other_in_a_few_steps() {
+        let id = |generation| Id { addr: ([127, 0, 0, 1], 1).into(), node: NodeId(1), generation, name: "n".into() };
+        const HOUR: u64 = 3_600_000;
+        for (ahead, most) in [(1, 1), (48_000, 16), (HOUR, 22), (24 * HOUR, 28), (365 * 24 * HOUR, 500)] {
+            for start in [1_800_000_000_000, 1_800_000_000_001, 1_799_999_999_999] {
+                let (mut last, mut steps) = (id(start), 0);
+                while last.generation < start + ahead {
+                    let next = last.renew().unwrap();
+                    assert!(next.win_addr_conflict(&last));
+                    (last, steps) = (next, steps + 1);
+                }
+                assert!(steps <= most, "{ahead} from {start}: {steps}");
+            }
+        }
+        assert_eq!(id(u64::MAX).renew().unwrap().generation, u64::MAX);
     }
 }
