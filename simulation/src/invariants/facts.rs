@@ -109,6 +109,12 @@ impl Facts {
         self.script.servers.iter().find(|spec| spec.ix == server).map_or(&[], |spec| &spec.nodes)
     }
 
+    /// Whether a deed enters at a node that a hostile server is attached to.
+    pub(super) fn believes_hostile(&self, at: Entry) -> bool {
+        let mut hostile = self.script.servers.iter().filter(|spec| spec.hostile);
+        matches!(at, Entry::Node(node) if hostile.any(|spec| spec.nodes.contains(&node)))
+    }
+
     /// The hosts that a deed passes: the node, or the server and its nodes.
     pub(super) fn way_of(&self, at: Entry) -> Vec<Host> {
         match at {

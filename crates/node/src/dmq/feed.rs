@@ -52,31 +52,16 @@ pub(crate) struct Feed {
 #[derive(Debug, Default)]
 struct Open {
     again: bool,
-    /// The value of an entry that it is told.
-    value: Option<u64>,
 }
 
 impl Peer {
-    /// Puts what is open back into the queue: the server is not answering.
-    pub(crate) fn suspend_feed(&mut self, now: Mono) {
-        self.feed.epoch = self.feed.epoch.wrapping_add(1);
-        self.feed.requests = 0;
-        self.feed.unanswered = 0;
-        for (slot, open) in std::mem::take(&mut self.feed.open) {
-            self.give_up(slot, open, now);
+    /// It is told a value of an entry: from now on it may have that, also if this process ends before the answer comes.
+    fn tells(&mut self, slot: Slot, value: u64, now: Mono) {
+        self.feed.may_take(slot, value);
+        if self.book.get(slot).is_none() {
+            let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::AsHeld, value, pull: None };
+            self.book.note(slot, note, now);
         }
-    }
-
-    /// A request about a cell had no answer.
-    fn give_up(&mut self, slot: Slot, open: Open, now: Mono) {
-        if let Some(value) = open.value {
-            self.feed.may_take(slot, value);
-            if self.book.get(slot).is_none() {
-                let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::AsHeld, value, pull: None };
-                self.book.note(slot, note, now);
-            }
-        }
-        self.feed.enqueue(slot);
     }
 }
 
@@ -184,6 +169,16 @@ impl Feed {
         *self = Self { epoch: self.epoch.wrapping_add(1), ..Self::default() };
     }
 
+    /// Puts what is open back into the queue: the server is not answering.
+    pub(crate) fn suspend(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.requests = 0;
+        self.unanswered = 0;
+        for slot in std::mem::take(&mut self.open).into_keys() {
+            self.enqueue(slot);
+        }
+    }
+
     /// It may get this value of an entry at any time from now on.
     fn may_take(&mut self, slot: Slot, value: u64) {
         const REMEMBERED: usize = 16;
@@ -198,7 +193,7 @@ impl Feed {
 
     /// Whether it may have, or get, a value of this entry from us, though it never answered.
     pub(crate) fn may_reach(&self, slot: Slot) -> bool {
-        self.open.get(&slot).is_some_and(|open| open.value.is_some()) || self.under_way.contains_key(&slot)
+        self.under_way.contains_key(&slot)
     }
 
     /// Whether it was told this value of an entry, and may have got it since it was told anything later about the entry.
@@ -255,13 +250,7 @@ impl Feed {
 
     fn start(&mut self, items: &[Item]) {
         self.requests += 1;
-        for item in items {
-            let value = match item.what {
-                What::Set { value, .. } => Some(value),
-                _ => None,
-            };
-            self.open.insert(item.slot, Open { again: false, value });
-        }
+        self.open.extend(items.iter().map(|item| (item.slot, Open::default())));
     }
 }
 
@@ -347,6 +336,9 @@ fn request(peer: &mut Peer, channel: &'static str, body: Vec<u8>, items: Vec<Ite
     for item in &items {
         // What is told while a dump is open is newer than the dump.
         peer.touched(item.slot, now);
+        if let What::Set { value, .. } = item.what {
+            peer.tells(item.slot, value, now);
+        }
     }
     Request { channel, body, fed: Fed { epoch: peer.feed.epoch, sent: now, items, counter: None } }
 }

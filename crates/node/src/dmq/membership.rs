@@ -353,7 +353,7 @@ impl Dmq {
 
 /// Nothing more is told, nor repeated: a repetition might arrive behind what is told when it is back.
 fn suspend(peer: &mut Peer, front: &mut Front, cx: &mut Cx<'_>) {
-    peer.suspend_feed(cx.now.mono);
+    peer.feed.suspend();
     peer.counters.suspend(cx.now.mono);
     let id = peer.id;
     front.drop_requests(|ask| matches!(ask, Ask::Feed { peer, .. } if *peer == id));

@@ -114,12 +114,10 @@ fn refused(peer: &mut Peer, item: &Item, code: u16, cx: &mut Cx<'_>) {
 }
 
 fn close(peer: &mut Peer, item: &Item, cx: &Cx<'_>) {
-    let open = peer.feed.open.remove(&item.slot);
-    let again = open.as_ref().is_some_and(|open| open.again);
-    match open.and_then(|open| open.value) {
-        // Another copy of it, or of what it was told before, may still be under way.
-        Some(value) if peer.feed.is_lossy(cx.now.mono) => peer.feed.may_take(item.slot, value),
-        _ => peer.feed.proven(item.slot),
+    let again = peer.feed.open.remove(&item.slot).is_some_and(|o| o.again);
+    // Another copy of it, or of what it was told before, may still be under way on a lossy way.
+    if !peer.feed.is_lossy(cx.now.mono) {
+        peer.feed.proven(item.slot);
     }
     let current = cx.replica.cell(item.slot).map(|c| Version::from(c.order));
     if again && current == Some(item.version) && peer.book.holds(item.slot, item.version) {
@@ -144,8 +142,8 @@ pub(crate) fn timed_out(peer: &mut Peer, fed: &Fed, cx: &mut Cx<'_>) -> bool {
         counters::told(peer, key, Told::Unanswered, cx);
     }
     for item in &fed.items {
-        if let Some(open) = peer.feed.open.remove(&item.slot) {
-            peer.give_up(item.slot, open, cx.now.mono);
+        if peer.feed.open.remove(&item.slot).is_some() {
+            peer.feed.enqueue(item.slot);
         }
     }
     peer.feed.unanswered >= UNANSWERED_MAX
