@@ -251,10 +251,13 @@ fn own(dmq: &mut Dmq, mesh: &mut Mesh, cx: &mut Cx<'_>) {
     let first = dmq.attend();
     if let Some(since) = mesh.level_since(cx.config, cx.now.mono) {
         dmq.join();
-        let turn = SETTLE_TURN_MS * mesh.nodes_before(cx.config).min(SETTLE_TURNS);
         // One that cannot be reached may have counted what is unknown here.
-        if cx.now.mono.ms_since(since) >= turn && mesh.knows_everything(cx.config, cx.now.mono) {
-            dmq.settle_counters(cx);
+        if mesh.knows_everything(cx.config, cx.now.mono) {
+            dmq.know_counters();
+            let turn = SETTLE_TURN_MS * mesh.nodes_before(cx.config).min(SETTLE_TURNS);
+            if cx.now.mono.ms_since(since) >= turn {
+                dmq.settle_counters(cx);
+            }
         }
     }
     if let Some(notes) = dmq.take_notes() {

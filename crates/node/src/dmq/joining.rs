@@ -20,10 +20,15 @@ impl Dmq {
         }
     }
 
-    /// What servers had of counters until now is compared with what the others know: this node has that.
+    /// This node has what the others have of counters: what servers say of them from now on it can tell from that.
+    pub(crate) fn know_counters(&mut self) {
+        if !std::mem::replace(&mut self.counters_known, true) {
+            self.peers.values_mut().for_each(|peer| peer.counters.know_others());
+        }
+    }
+
+    /// What servers had of counters before that is compared with what the others know.
     pub(crate) fn settle_counters(&mut self, cx: &mut Cx<'_>) {
-        self.counters_known = true;
-        self.peers.values_mut().for_each(|peer| peer.counters.know_others());
         if counters::settle_unknown(&mut self.peers, cx) {
             self.quiet = None;
         }

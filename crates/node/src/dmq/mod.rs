@@ -159,7 +159,7 @@ pub(crate) struct Dmq {
     attending: bool,
     /// Whether this node has got what the other nodes have, since its start.
     joined: bool,
-    /// Whether it has what others have of counters as well: see [`Dmq::settle_counters`].
+    /// Whether it has what others have of counters as well: see [`Dmq::know_counters`].
     counters_known: bool,
     durable: bool,
     /// Whether what other nodes should know of our servers has changed.
