@@ -106,9 +106,11 @@ impl Doubts {
         Some((doubt.wall_s, doubt.removed, doubt.said.clone()))
     }
 
-    /// Takes up the doubt of an earlier process, if what it is about may still be under way.
+    /// Takes up the doubt of an earlier process. No dump has ended it since, unless that was so long ago that it can have been
+    /// dropped without one.
     pub(crate) fn restore(&mut self, slot: Slot, (wall_s, removed, said): Saved, now: Now) {
-        if wall_s.saturating_mul(1_000).saturating_add(UNDER_WAY_MS) < now.wall.0 {
+        const OLD_S: u64 = 600;
+        if wall_s.saturating_add(OLD_S) < now.wall.0 / 1_000 {
             return;
         }
         self.since.get_or_insert(now.mono);
@@ -189,6 +191,7 @@ impl Peer {
 
     fn end_doubts(&mut self, slots: Vec<Slot>, replica: &mut Replica) {
         for slot in slots {
+            self.book.changed(slot);
             let Some(dot) = self.doubts.cells.remove(&slot).and_then(|doubt| doubt.held) else { continue };
             // If it holds the cell after all it has to be told, and the removal to be kept until then.
             self.hold_removal(slot, replica);
