@@ -400,9 +400,11 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
     let agreed = held.and_then(|h| peer.book.get(h.slot)).and_then(|e| e.agreed);
     let name = std::str::from_utf8(&cell.table).unwrap_or_default();
     let restarts = cx.config.htables.get(name).is_some_and(|t| t.updateexpire);
+    // One that ends later than any that is set now was given another life, by us or by `htable.setex`.
+    let latest = |seconds: u32| cx.now.wall.0 / 1_000 + u64::from(seconds) + SAME_WITHIN_S;
     if let Expiry::After(seconds) = facts.of(cx.config, peer.id, name)
         && restarts
-        && cell.expire > u64::from(seconds)
+        && (u64::from(seconds) + 1..=latest(seconds)).contains(&cell.expire)
     {
         let written = (cell.expire - u64::from(seconds)).saturating_mul(1_000);
         let last_agreement = peer.figures.last_sync.unwrap_or(0) * 1_000;

@@ -353,6 +353,8 @@ pub(crate) fn replay(peer: &mut Peer, held: Vec<HeldMessage>, facts: &mut Facts,
                 }
                 for action in &batch.actions {
                     match action {
+                        // A dump's, as the larger ones above.
+                        usrloc::Action::Update(_) if usrloc_in::is_old(peer, action, cx) => {}
                         usrloc::Action::Update(row) => usrloc_in::update(peer, row, how, cx),
                         usrloc::Action::Remove(row) => usrloc_in::remove(peer, row, how, cx),
                         usrloc::Action::Sync => asked_for_all(peer, message.channel, cx),
