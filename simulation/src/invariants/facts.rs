@@ -134,6 +134,12 @@ impl Facts {
         })
     }
 
+    /// Whether any clock of a node that a server is attached to was wrong until now.
+    pub(super) fn wrong_clock_at_servers(&self, now: Mono) -> bool {
+        let mut nodes = self.script.servers.iter().flat_map(|spec| &spec.nodes);
+        nodes.any(|&node| self.clock_was_wrong(node, Mono(0), now))
+    }
+
     /// The largest tolerated offset of two clocks, and what rounding to seconds on both sides may add, milliseconds.
     pub(super) const fn tolerance_ms(&self) -> u64 {
         self.script.limits.max_skew_ms + 3_000

@@ -103,6 +103,11 @@ impl Keys {
             Value::Int(int) => int.to_string(),
             Value::Str(text) => text.to_string(),
         });
+        // A node whose clock is wrong tells its servers wrong times to expire, and what they then show counts as of that time.
+        let expires = self.facts.script().htables.get(&key.0).is_some_and(|spec| spec.autoexpire_s > 0);
+        if expires && self.facts.wrong_clock_at_servers(world.now()) {
+            return Ok(());
+        }
         // A hostile server is believed in what it shows of a table: that its entries expire, say.
         if shown.is_none() && self.facts.believes_hostile(last.at) {
             return Ok(());
