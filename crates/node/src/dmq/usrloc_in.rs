@@ -310,11 +310,16 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
             return;
         }
         let knew = peer.book.holds(held.slot, held.order.into());
+        let repeated = how == How::Live && peer.comeback.look_at.is_some();
+        if repeated && knew && survives(&held, &row.contact) {
+            // It has said since that somebody registered again. The dump that follows tells.
+            return;
+        }
         peer.book.remove(held.slot);
         if !knew && survives(&held, &row.contact) {
             return peer.correct(held.slot, cx);
         }
-        if how == How::Live && peer.comeback.look_at.is_some() && names(&held, &row.contact) {
+        if repeated && names(&held, &row.contact) {
             return remove_repeated(peer, (held.slot, held.order), row, &member, cx);
         }
     }
