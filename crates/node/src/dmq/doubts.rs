@@ -47,6 +47,7 @@ pub(crate) struct Doubts {
 struct Doubt {
     /// When another server spoke about the cell last.
     at: Mono,
+    /// The same for the disk, unix seconds.
     wall_s: u64,
     /// Whether one of them has removed it.
     removed: bool,

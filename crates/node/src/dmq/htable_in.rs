@@ -15,15 +15,13 @@ use super::How;
 use super::book::{Note, Proof, Ruid, fingerprint};
 use super::counters;
 use super::facts::{Expiry, Facts};
+use super::lateness::LATE_MS;
 use super::peer::Peer;
 use crate::cx::Cx;
 use crate::io::Mono;
 
 /// Differences below this, in seconds, are rounding and not a change (docs/rules.md 11).
 const SAME_WITHIN_S: u64 = 2;
-
-/// What is lost once comes half a second later, RFC 3261's T1, milliseconds.
-const LATE_MS: u64 = 450;
 
 /// An `expire` that overtook its `set` waits this long for it, milliseconds.
 const EARLY_EXPIRE_MS: u64 = 2_000;
@@ -118,28 +116,35 @@ fn set(
             return agree(peer, held.slot, held.order, &body, how, cx);
         }
     }
-    let lateness = match last_modified {
-        Some(ms) if how == How::Live && peer.generation == kdmq::Generation::V6 => {
-            peer.lateness.of(ms, cx.now.wall.0, cx.now.mono)
-        }
-        _ => 0,
-    };
-    if lateness < LATE_MS {
-        let repeated = how == How::Live && peer.generation == kdmq::Generation::V6 && peer.comeback.look_at.is_some();
-        let stamp = match last_modified {
-            Some(ms) if repeated => StampRule::At(Wall(ms.min(cx.now.wall.0))),
-            _ => stamp_of(how),
-        };
-        return write(peer, (&table, key), Some(&body), deadline, stamp, how, cx);
+    let live = held.is_some_and(|held| held.live);
+    let said = last_modified.filter(|_| how == How::Live && peer.generation == kdmq::Generation::V6);
+    let lateness = said.map_or(0, |ms| peer.lateness.of(ms, cx.now.wall.0, cx.now.mono));
+    if lateness >= LATE_MS {
+        let then = Wall(cx.now.wall.0.saturating_sub(lateness));
+        return set_late(peer, (&table, key), (&body, deadline), (then, live), cx);
     }
-    // It repeats what was lost, and says when that was.
-    let then = Wall(cx.now.wall.0.saturating_sub(lateness));
-    if held.is_none_or(|held| !held.live) && cx.replica.may_have_forgotten(&table, then) {
+    let stamp = match said {
+        // It may be repeating what it said in a silence.
+        Some(ms) if peer.comeback.look_at.is_some() => StampRule::At(Wall(ms.min(cx.now.wall.0))),
+        _ => stamp_of(how),
+    };
+    write(peer, (&table, key), Some(&body), deadline, stamp, how, cx);
+}
+
+/// A 6 repeats a set that was lost, and says when it was; `live`: something is held that lives.
+fn set_late(
+    peer: &mut Peer,
+    at: (&str, &[u8]),
+    (body, deadline): (&[u8], Option<u64>),
+    (then, live): (Wall, bool),
+    cx: &mut Cx<'_>,
+) {
+    if !live && cx.replica.may_have_forgotten(at.0, then) {
         // It may have deleted it since, and that be forgotten already: its dump tells.
         return peer.pull.want_entries();
     }
-    write(peer, (&table, key), Some(&body), deadline, StampRule::At(then), how, cx);
-    if let Some(slot) = cx.replica.slot(&table, key, b"") {
+    write(peer, at, Some(body), deadline, StampRule::At(then), How::Live, cx);
+    if let Some(slot) = cx.replica.slot(at.0, at.1, b"") {
         // What we have told it since it took in after this, and ended it.
         peer.contested(slot, cx.now.mono);
     }

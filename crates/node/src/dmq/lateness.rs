@@ -7,6 +7,9 @@
 use super::Dmq;
 use crate::io::Mono;
 
+/// What comes later than this was lost at first, or what it answers was, milliseconds: RFC 3261's T1, and a margin.
+pub(crate) const LATE_MS: u64 = 450;
+
 /// How far the stamps of a server's messages lay ahead of their arrival, at most, milliseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lateness {

@@ -8,11 +8,9 @@ use super::{Fed, Item, Request, UNANSWERED_MAX, What};
 use crate::cx::Cx;
 use crate::dmq::book::{Note, Proof, Ruid, Version};
 use crate::dmq::counters::Told;
+use crate::dmq::lateness::LATE_MS;
 use crate::dmq::peer::Peer;
 use crate::dmq::{counters, usrloc_in};
-
-/// An answer that comes later than this was lost at first, or its request was, milliseconds: RFC 3261's T1.
-const LATE_MS: u64 = 450;
 
 /// A request was answered with this code. A set whose deadline must be told yields the next request.
 pub(crate) fn answered(peer: &mut Peer, fed: &Fed, code: u16, cx: &mut Cx<'_>) -> Option<Request> {
