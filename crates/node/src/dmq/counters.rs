@@ -61,6 +61,8 @@ struct Known {
     way: Way,
     /// Whether a delete of ours is under way.
     deleting: bool,
+    /// Whether the server is known to have an entry: one of 0 is a counter too.
+    entered: bool,
 }
 
 #[derive(Debug)]
@@ -141,8 +143,14 @@ impl Counters {
         let stamped = generation == Generation::V6 && !self.stampless;
         self.keys.entry(key.clone()).or_insert_with(|| {
             let way = if stamped { Way::Stamped(Stamped::new(base)) } else { Way::Quiet(Quiet::new(base)) };
-            Known { way, deleting: false }
+            Known { way, deleting: false, entered: false }
         })
+    }
+
+    /// The same for one that is to be told, and whether the server has no entry that it would be.
+    fn known_to_lack(&mut self, key: &Key, sum: i64, generation: Generation) -> (&mut Way, bool) {
+        let known = self.known(key, 0, generation);
+        (&mut known.way, sum == 0 && !known.entered)
     }
 
     fn is_stampless(&mut self, now: Mono) {
@@ -152,7 +160,8 @@ impl Counters {
         for (key, known) in &mut self.keys {
             if let Way::Stamped(stamped) = &known.way {
                 self.unsaved.insert(key.clone());
-                known.way = Way::Quiet(Quiet::taken_over(stamped.believed(), now));
+                let (base, last) = stamped.unsure();
+                known.way = Way::Quiet(Quiet::taken_over(base, last.map(|sum| (sum, stamped.is_open())), now));
             }
         }
     }
@@ -212,6 +221,7 @@ impl Known {
     }
 
     fn clear(&mut self) {
+        self.entered = false;
         match &mut self.way {
             Way::Quiet(quiet) => quiet.clear(),
             Way::Stamped(stamped) => stamped.clear(),
@@ -219,6 +229,7 @@ impl Known {
     }
 
     fn end(&mut self, how: Told, now: Mono) {
+        self.entered |= how == Told::Seen;
         self.deleting = false;
         match (&mut self.way, how) {
             (Way::Quiet(quiet), Told::Unanswered) => quiet.unanswered(now),
@@ -308,6 +319,7 @@ fn take(
     let (base, guessed) = if fresh { first_base(peer, at, said, how, cx) } else { (0, false) };
     let sure = how != How::Dump && !peer.gap;
     let known = peer.counters.known(&key, base, peer.generation);
+    known.entered = true;
     let step = match &mut known.way {
         Way::Quiet(quiet) => {
             if guessed {
@@ -392,9 +404,9 @@ fn render(peer: &mut Peer, key: Key, cx: &mut Cx<'_>) -> Option<Request> {
             peer.counters.keys.get_mut(&key)?.deleting = true;
             kdmq::htable::encode_delete(name, &key.1)
         }
-        Some(sum) => match &mut peer.counters.known(&key, 0, peer.generation).way {
-            Way::Quiet(quiet) if quiet.believed() == sum => return None,
-            Way::Quiet(quiet) => {
+        Some(sum) => match peer.counters.known_to_lack(&key, sum, peer.generation) {
+            (Way::Quiet(quiet), lacks) if quiet.believed() == sum && !lacks => return None,
+            (Way::Quiet(quiet), _) => {
                 let Some(sum) = (if cx.durable() { quiet.intends(sum) } else { Some(sum) }) else {
                     peer.counters.intents.insert(key.clone(), None);
                     peer.counters.touch(key);
@@ -402,7 +414,7 @@ fn render(peer: &mut Peer, key: Key, cx: &mut Cx<'_>) -> Option<Request> {
                 };
                 kdmq::htable::encode_set(name, &key.1, &Value::Int(sum), None).inspect(|_| quiet.sent(sum))
             }
-            Way::Stamped(stamped) => match stamped.next(sum, now) {
+            (Way::Stamped(stamped), lacks) => match stamped.next(sum, lacks, now) {
                 Next::Nothing => return None,
                 Next::Later => {
                     peer.counters.touch(key);

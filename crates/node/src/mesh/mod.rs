@@ -387,13 +387,15 @@ impl Mesh {
     }
 
     /// Whether this node can say what everybody knows of something that a server shows it: one without a past can when every
-    /// node that is known of is linked with it, or has not been for so long that it is not waited for.
+    /// node that is known of or configured is linked with it, or has not been for so long that it is not waited for.
     pub(crate) fn knows_everything(&self, config: &Config, now: Mono) -> bool {
         const LONGEST_MS: u64 = 600_000;
         // Whoever is known at our address is an earlier life of ours.
         let mut others = self.roster.iter().filter(|(_, known)| known.addr != config.advertise);
         let refused = self.refused.values().any(|at| now.ms_since(*at) < REFUSED_MS);
-        let all = !refused && others.all(|(node, _)| self.peers.contains_key(&node));
+        let met =
+            |addr: &SocketAddr| *addr == config.advertise || self.roster.iter().any(|(_, known)| known.addr == *addr);
+        let all = !refused && config.join.iter().all(met) && others.all(|(node, _)| self.peers.contains_key(&node));
         all || self.past || now.ms_since(self.started) >= LONGEST_MS
     }
 

@@ -64,6 +64,21 @@ fn a_deleted_counter_starts_anew_everywhere() {
     assert_eq!(world.server(k1).entry("calls", "c").as_deref(), Some("1"));
 }
 
+#[test]
+fn a_counter_that_has_come_back_to_nothing_is_told_to_a_server_that_has_none() {
+    for generation in [Generation::V5, Generation::V6] {
+        let (mut world, k1, _) = two();
+        inc(&mut world, k1, "c");
+        world.run_ms(500);
+        let wall = world.wall_s();
+        world.server(k1).count("c", -1, wall);
+        world.run_ms(500);
+        let k3 = world.start_as("127.0.0.13:5060", generation);
+        world.run_ms(8_000);
+        assert_eq!(world.server(k3).entry("calls", "c").as_deref(), Some("0"), "{generation:?}");
+    }
+}
+
 fn servers(world: &mut World, generations: &[Generation]) -> Vec<SocketAddr> {
     let servers = generations
         .iter()

@@ -89,9 +89,14 @@ impl Quiet {
         }
     }
 
-    /// As [`Quiet::new`], where sets of before may not have arrived: a value below the base is old for a moment.
-    pub(super) fn taken_over(base: i64, now: Mono) -> Self {
-        Self { heard: now, ..Self::new(base) }
+    /// As [`Quiet::new`], where sets of before may not have arrived: a value below the base is old for a moment. `last` is the
+    /// one that has no answer, and whether it is still under way.
+    pub(super) fn taken_over(base: i64, last: Option<(i64, bool)>, now: Mono) -> Self {
+        let mut quiet = Self { heard: now, telling: last.map(|(sum, _)| sum), ..Self::new(base) };
+        if last.is_some_and(|(_, open)| !open) {
+            quiet.unanswered(now);
+        }
+        quiet
     }
 
     /// The base is only guessed, from what the server says now.

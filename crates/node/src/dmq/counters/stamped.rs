@@ -207,15 +207,25 @@ impl Stamped {
         silent.last().map_or(before, |set| set.value)
     }
 
-    /// What has to be told for the server to have `sum`.
-    pub(super) fn next(&mut self, sum: i64, now: Mono) -> Next {
+    /// What the server has if the set without an answer has not arrived, and that set.
+    pub(super) fn unsure(&self) -> (i64, Option<i64>) {
+        let (before, silent) = self.silent();
+        let (last, answered) = match silent.split_last() {
+            Some((last, earlier)) if last.answered.is_none() => (Some(last.value), earlier),
+            _ => (None, silent),
+        };
+        (answered.last().map_or(before, |set| set.value), last)
+    }
+
+    /// What has to be told for the server to have `sum`; it may lack the entry.
+    pub(super) fn next(&mut self, sum: i64, lacks: bool, now: Mono) -> Next {
         self.settle(now);
         let (before, silent) = self.silent();
         if let Some(set) = silent.last().filter(|set| set.answered.is_none()) {
             return Next::Set { stamp: set.stamp, value: set.value };
         }
         let believed = silent.last().map_or(before, |set| set.value);
-        if sum == believed {
+        if sum == believed && !lacks {
             return Next::Nothing;
         }
         let value = if sum.abs_diff(believed) == 2 { believed + (sum - believed) / 2 } else { sum };
@@ -355,7 +365,7 @@ mod tests {
     const T0: Mono = Mono(1_000_000_000);
 
     fn tell(counter: &mut Stamped, sum: i64, now: Mono) -> (u64, i64) {
-        let Next::Set { stamp, value } = counter.next(sum, now) else { panic!("nothing to tell") };
+        let Next::Set { stamp, value } = counter.next(sum, false, now) else { panic!("nothing to tell") };
         counter.sent(stamp, value, now);
         (stamp, value)
     }
@@ -449,7 +459,7 @@ mod tests {
         counter.said(100, 5, true, T0);
         assert_eq!(tell(&mut counter, 7, T0), (101, 6));
         counter.answered(T0);
-        assert_eq!(counter.next(7, T0), Next::Later);
+        assert_eq!(counter.next(7, false, T0), Next::Later);
         assert_eq!(counter.due_at(), Some(T0.plus_ms(SETTLED_MS)));
         assert_eq!(tell(&mut counter, 7, T0.plus_ms(SETTLED_MS)), (102, 7));
         counter.answered(T0.plus_ms(SETTLED_MS));
@@ -574,7 +584,7 @@ mod tests {
                     self.arrives(usize::from(which) % self.messages.len());
                 }
                 Step::Tell if self.counter.due_at().is_some_and(|at| at <= self.now) => {
-                    if let Next::Set { stamp, value } = self.counter.next(self.own + self.others, self.now) {
+                    if let Next::Set { stamp, value } = self.counter.next(self.own + self.others, false, self.now) {
                         self.counter.sent(stamp, value, self.now);
                         self.sets.push((stamp, value));
                         self.executed = false;
