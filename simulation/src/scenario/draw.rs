@@ -11,7 +11,8 @@ use super::sizes::{Generations, Where};
 use super::{Scenario, faults};
 use crate::Script;
 use crate::script::{
-    Bye, CallSpec, Entry, Generation, Job, Leave, NodeIx, NodeSpec, PhoneSpec, ServerIx, ServerSpec, WriterSpec,
+    Bye, CallSpec, Entry, Fault, FaultKind, Generation, Host, Job, Leave, NodeIx, NodeSpec, PhoneSpec, ServerIx,
+    ServerSpec, WriterSpec,
 };
 
 /// The first AoR of phones that share one lies above all others.
@@ -51,7 +52,18 @@ pub(super) fn script(scenario: &Scenario, seed: u64) -> Script {
     script.phones = phones(scenario, &script, seed);
     script.writers = writers(scenario, &script, seed);
     script.faults = faults::draw(scenario, &script, seed);
+    if script.faults.iter().any(|fault| loses_node(fault, script.duration_ms)) {
+        script.settle_ms += AWAITED_MS;
+    }
     script
+}
+
+/// A node without a past waits so long for one that is gone before it tells what its servers count, milliseconds.
+const AWAITED_MS: u64 = 600_000;
+
+/// Whether a node does not come back.
+fn loses_node(fault: &Fault, duration_ms: u64) -> bool {
+    matches!(fault.kind, FaultKind::Kill { host: Host::Node(_), .. }) && fault.until_ms > duration_ms
 }
 
 fn nodes(scenario: &Scenario, seed: u64) -> Vec<NodeSpec> {
@@ -221,13 +233,16 @@ fn writers(scenario: &Scenario, script: &Script, seed: u64) -> Vec<WriterSpec> {
     }
     let writer = |(id, job): (u32, Job)| {
         let mut rng = stream(seed, ("writer", id));
+        let at = entries[rng.random_range(0..entries.len())];
+        // What two servers have counted before a node first met them cannot be told apart (docs/kdmq.md 8.7).
+        let met_ms = if matches!((&job, at), (Job::Count { .. }, Entry::Server(_))) { 5_000 } else { 0 };
         let every = if matches!(job, Job::Operator { .. }) { sizes.operator_secs } else { sizes.every_secs };
         WriterSpec {
             id,
-            at: entries[rng.random_range(0..entries.len())],
+            at,
             job,
             every_ms: ms(every).max(1),
-            start_ms: rng.random_range(0..5_000.min(script.duration_ms)),
+            start_ms: met_ms + rng.random_range(0..5_000.min(script.duration_ms)),
             stop_ms: script.duration_ms,
         }
     };
