@@ -93,7 +93,7 @@ impl Node {
             Cx { now, config: &self.config, replica: &mut self.replica, out: &mut self.out, stats: &mut self.stats };
         if let Some(by_ms) = self.jumps.look(now) {
             self.mesh.clock_jumped(by_ms, &mut cx);
-            self.dmq.clock_jumped(by_ms);
+            self.dmq.clock_jumped(by_ms, &cx);
         }
         match input {
             Input::Tick => {}

@@ -20,6 +20,10 @@ pub(crate) struct Comeback {
     /// When it is asked for everything once more, because it may have taken us for gone for a moment: see
     /// [`Peer::came_back`].
     pub(crate) look_at: Option<Mono>,
+    /// Until when it may take us for gone so; `None` if a dump has been asked for since, and taken in.
+    deaf: Option<Mono>,
+    /// When it restarted last.
+    restarted: Option<Mono>,
     /// When that can wait no longer.
     by: Mono,
     /// Whether it is time for it.
@@ -53,6 +57,21 @@ impl Comeback {
         self.repeated.clear();
         self.removed.clear();
     }
+
+    /// Its process is a new one, which has not pinged us in vain.
+    pub(crate) fn restarted(&mut self, now: Mono) {
+        (self.deaf, self.restarted) = (None, Some(now));
+    }
+
+    /// Whether it may not have said everything.
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.deaf.is_some()
+    }
+
+    /// A dump that was asked for then is whole.
+    pub(crate) fn dumped(&mut self, asked: Mono) {
+        self.deaf = self.deaf.filter(|until| *until > asked);
+    }
 }
 
 /// The version of a contact that a removal names.
@@ -84,13 +103,18 @@ impl Peer {
         const TCP_MS: u64 = 36_000;
         let wait = if self.address.transport == SipTransport::Tcp { TCP_MS } else { UDP_MS };
         self.comeback.look_at = Some(now.plus_ms(wait));
+        if self.comeback.restarted != Some(now) {
+            self.comeback.deaf = Some(now.plus_ms(wait));
+        }
         self.comeback.by = now.plus_ms(3 * wait);
     }
 
     /// It spoke about an entry while it may be repeating old words: the dump that puts them right must be later than they are.
-    pub(crate) fn repeats(&mut self, slot: Slot, stamp: Stamp, now: Mono) {
+    /// `stamp`: what its word got, if it is what counts.
+    pub(crate) fn repeats(&mut self, slot: Slot, stamp: Option<Stamp>, now: Mono) {
         if let Some(at) = &mut self.comeback.look_at {
             *at = (*at).max(now.plus_ms(REPEATS_MS).min(self.comeback.by));
+            let Some(stamp) = stamp else { return };
             let (last, before) = self.comeback.repeated.entry(slot).or_insert((stamp, None));
             if *last != stamp {
                 *before = Some(std::mem::replace(last, stamp));
@@ -102,7 +126,7 @@ impl Peer {
     pub(crate) fn removed_again(&mut self, slot: Slot, contact: &Contact<'_>, cx: &Cx<'_>) {
         let Some(cell) = cx.replica.cell(slot).filter(|_| self.comeback.look_at.is_some()) else { return };
         let version = Removed { last_modified: contact.last_modified, cseq: contact.cseq };
-        self.repeats(slot, cell.order.stamp, cx.now.mono);
+        self.repeats(slot, Some(cell.order.stamp), cx.now.mono);
         self.comeback.removed.insert(slot, version);
     }
 

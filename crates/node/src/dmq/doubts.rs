@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use crdt::{Cause, CellRef, Change, Dot, Forget, Replica, Slot};
+use crdt::{Cause, CellRef, Change, Dot, Forget, Replica, Slot, Stamp};
 use tables::location;
 
 use super::Dmq;
@@ -51,6 +51,8 @@ struct Doubt {
     wall_s: u64,
     /// Whether one of them has removed it.
     removed: bool,
+    /// Whether some of it was heard by nobody here.
+    unheard: bool,
     /// What others have set it to, as fingerprints; the latest last.
     said: Vec<u64>,
     /// The removal that must not be forgotten.
@@ -67,6 +69,8 @@ pub(super) enum Said {
     Gone,
     /// The value of an entry, as a fingerprint.
     Value(u64),
+    /// Anything, of which nobody here has heard.
+    Unheard,
     /// Something about a contact, or how long an entry lives.
     Other,
 }
@@ -115,7 +119,7 @@ impl Doubts {
             return;
         }
         self.since.get_or_insert(now.mono);
-        self.cells.insert(slot, Doubt { at: now.mono, wall_s, removed, said, held: None });
+        self.cells.insert(slot, Doubt { at: now.mono, wall_s, removed, unheard: false, said, held: None });
     }
 
     /// When a dump should look at what there is.
@@ -153,6 +157,7 @@ impl Peer {
         self.book.changed(slot);
         match said {
             Said::Gone => doubt.removed = true,
+            Said::Unheard => doubt.unheard = true,
             Said::Value(value) if !doubt.said.contains(&value) => {
                 if doubt.said.len() >= SAID_MAX {
                     doubt.said.remove(0);
@@ -163,6 +168,17 @@ impl Peer {
         }
         held.into_iter().for_each(|dot| replica.hold(dot));
         std::mem::replace(&mut doubt.held, held).into_iter().for_each(|dot| replica.release(dot));
+    }
+
+    /// Whether a dump that does not show the version which the server has shown before shows another server's word, not its own:
+    /// its own would have come, if nothing was lost; or more likely, if others' words are on their way that nobody here heard.
+    pub(crate) fn is_anothers(&self, slot: Slot, held: Stamp, mode: DmqMode) -> bool {
+        if mode == DmqMode::Bridge || self.unheard {
+            return false;
+        }
+        let unheard = self.doubts.cells.get(&slot).is_some_and(|doubt| doubt.unheard);
+        let shown = self.book.get(slot).is_some_and(|entry| entry.agreed == Some(held));
+        !self.comeback.is_deaf() || (unheard && shown)
     }
 
     /// A dump has been taken in: what it was late enough for is certain now.
@@ -227,6 +243,9 @@ impl Dmq {
 
     /// The same for a change: what another node passes on was just said to others as well.
     pub(super) fn doubt_change(&mut self, change: &Change, cx: &mut Cx<'_>) {
+        if change.cause == Cause::Synced {
+            return self.doubt_synced(change.slot, cx);
+        }
         let Some(by) = self.by_tag.get(&change.via).copied() else { return };
         if !matches!(change.cause, Cause::Local | Cause::Pushed) {
             return;
@@ -240,6 +259,15 @@ impl Dmq {
             };
             self.doubt_elsewhere(by, change.slot, said, cx);
             self.doubt_old(by, change, cx);
+        }
+    }
+
+    /// A sync brings the last word about an entry alone: any of those before it may still be on its way.
+    fn doubt_synced(&mut self, slot: Slot, cx: &mut Cx<'_>) {
+        let Some(cell) = cx.replica.cell(slot).filter(|cell| cell.table != location::TABLE) else { return };
+        let late = cell.order.stamp.time.ms() + UNDER_WAY_MS > cx.now.wall.0;
+        if late && cx.config.dmq.mode == DmqMode::Mesh {
+            self.peers.values_mut().for_each(|peer| peer.doubt(slot, Said::Unheard, cx.replica, cx.now));
         }
     }
 

@@ -246,6 +246,8 @@ fn write(
         }
         // What it lost to may be a repetition of an older word: the dump that follows shows which is right.
         (Ok(Outcome::Lost(slot)), Some(_)) if how == How::Live && is_repeated(peer, slot, cx) => {}
+        // It has said since what is held.
+        (Ok(Outcome::Lost(slot)), Some(_)) if matches!(how, How::Held(_)) && shows(peer, slot, cx) => {}
         (Ok(Outcome::Lost(slot)), Some(body)) => correct(peer, slot, body, cx),
         (Ok(Outcome::Lost(slot)), None) => peer.feed.enqueue(slot),
         (Err(_), _) => cx.stats.dmq_rows_refused += 1,
@@ -256,6 +258,11 @@ fn write(
 fn is_repeated(peer: &Peer, slot: Slot, cx: &Cx<'_>) -> bool {
     let held = cx.replica.cell(slot).map(|cell| cell.order.stamp);
     held.is_some_and(|stamp| peer.comeback.is_repeated(slot, stamp))
+}
+
+/// Whether what is held is what this server is known to have.
+fn shows(peer: &Peer, slot: Slot, cx: &Cx<'_>) -> bool {
+    cx.replica.cell(slot).is_some_and(|cell| peer.book.holds(slot, cell.order.into()))
 }
 
 fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &Cx<'_>) {
@@ -383,6 +390,14 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &m
         peer.feed.enqueue(held.slot);
         return;
     }
+    if peer.comeback.look_at.is_some()
+        && peer.can_be_proven()
+        && entry.is_some_and(|e| e.agreed == Some(held.order.stamp))
+    {
+        // One dump after another, and one may be the answer to a question of long ago: the one that follows tells.
+        let held_body = held.body.as_deref().unwrap_or_default();
+        return agree(peer, held.slot, held.order, held_body, How::Dump, cx);
+    }
     let stamp = age(peer, cell, Some(&held), facts, cx);
     write(peer, (&table, key), Some(&body), deadline, stamp, How::Dump, cx);
 }
@@ -398,6 +413,9 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
     }
     if let Some(repeated) = held.filter(|h| peer.comeback.is_repeated(h.slot, h.order.stamp)) {
         return StampRule::Above(repeated.order.stamp);
+    }
+    if held.is_some_and(|h| peer.is_anothers(h.slot, h.order.stamp, cx.config.dmq.mode)) {
+        return StampRule::Least;
     }
     if let Some(ms) = cell.last_modified {
         return StampRule::At(Wall(ms));

@@ -5,6 +5,7 @@
 //! of the last minute shows.
 
 use super::Dmq;
+use crate::cx::Cx;
 use crate::io::Mono;
 
 /// What comes later than this was lost at first, or what it answers was, milliseconds: RFC 3261's T1, and a margin.
@@ -13,15 +14,28 @@ pub(crate) const LATE_MS: u64 = 450;
 /// How far the stamps of a server's messages lay ahead of their arrival, at most, milliseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lateness {
-    /// In the present half minute, and since when; and in the one before.
-    present: Option<(i64, Mono)>,
-    before: Option<(i64, Mono)>,
+    /// In the present half minute, and in the one before.
+    present: Option<Period>,
+    before: Option<Period>,
     /// What is taken for the least late message until there are others.
     assumed: Option<i64>,
 }
 
+/// Half a minute.
+#[derive(Clone, Copy, Debug)]
+struct Period {
+    since: Mono,
+    /// What the least late message was, and what it is taken for.
+    seen: i64,
+    most: i64,
+}
+
 /// A server repeats for so long; a clock that was set back shows after twice that, milliseconds.
 const HALF_MS: u64 = 30_000;
+
+/// After a silence as long as this a server's clock is still taken for what it was, milliseconds: what it says first may be what
+/// it repeats.
+const KEPT_MS: u64 = 600_000;
 
 /// By so much two clocks are taken to differ at most while nothing is known, milliseconds.
 const ASSUMED_MS: i64 = 2_000;
@@ -34,32 +48,41 @@ impl Lateness {
 
     /// Our wall clock has jumped by so many milliseconds; the server's has not.
     pub(crate) fn clock_jumped(&mut self, by_ms: i64) {
-        for (most, _) in [&mut self.present, &mut self.before].into_iter().flatten() {
-            *most = most.saturating_sub(by_ms);
+        for period in [&mut self.present, &mut self.before].into_iter().flatten() {
+            period.most = period.most.saturating_sub(by_ms);
+            period.seen = period.seen.saturating_sub(by_ms);
         }
     }
 
     /// A message with this stamp arrived at this wall time, both in milliseconds. Returns how late it is, milliseconds.
     pub(crate) fn of(&mut self, stamp_ms: u64, wall_ms: u64, now: Mono) -> u64 {
         let ahead = i64::try_from(stamp_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(wall_ms);
-        if self.present.is_none_or(|(_, since)| now.ms_since(since) >= HALF_MS) {
-            self.before = self.present.filter(|(_, since)| now.ms_since(*since) < 2 * HALF_MS);
-            self.present = Some((self.assumed.take().unwrap_or(ahead).max(ahead), now));
+        if self.present.is_none_or(|present| now.ms_since(present.since) >= HALF_MS) {
+            let last = |ms: u64| self.present.filter(|last| now.ms_since(last.since) < ms);
+            self.before = last(2 * HALF_MS);
+            let kept = last(KEPT_MS).filter(|_| self.before.is_none()).map(|last| last.seen);
+            let assumed = self.assumed.take().or(kept);
+            self.present = Some(Period { since: now, seen: ahead, most: assumed.unwrap_or(ahead) });
         }
-        if let Some((most, _)) = &mut self.present {
-            *most = ahead.max(*most);
+        if let Some(present) = &mut self.present {
+            present.seen = ahead.max(present.seen);
+            present.most = ahead.max(present.most);
         }
-        let most = [self.present, self.before].into_iter().flatten().map(|(most, _)| most).max();
+        let most = [self.present, self.before].into_iter().flatten().map(|period| period.most).max();
         most.map_or(0, |most| most.abs_diff(ahead))
     }
 }
 
 impl Dmq {
     /// Our wall clock has jumped by so many milliseconds.
-    pub(crate) fn clock_jumped(&mut self, by_ms: i64) {
+    pub(crate) fn clock_jumped(&mut self, by_ms: i64, cx: &Cx<'_>) {
+        self.quiet = None;
         for peer in self.peers.values_mut() {
             peer.lateness.clock_jumped(by_ms);
             peer.contact_lateness.clock_jumped(by_ms);
+            if by_ms.unsigned_abs() > cx.config.max_skew_ms {
+                peer.tell_expiries_again(cx.replica, cx.now);
+            }
         }
     }
 }
@@ -106,6 +129,19 @@ mod tests {
             last = lateness.of(START + s * 1_000, START + s * 1_000, Mono(s * 1_000_000));
         }
         assert_eq!(last, 0);
+    }
+
+    #[test]
+    fn what_a_server_says_first_after_a_silence_is_as_late_as_what_it_said_before_shows() {
+        for off in [-3_600_000, 0, 3_600_000] {
+            let mut lateness = Lateness::default();
+            let mut at = |stamp: u64, s: u64| {
+                lateness.of((START + stamp * 1_000).saturating_add_signed(off), START + s * 1_000, Mono(s * 1_000_000))
+            };
+            assert_eq!(at(8, 8), 0);
+            assert_eq!(at(205, 225), 20_000);
+            assert_eq!(at(1_000, 1_020), 0, "too long ago");
+        }
     }
 
     #[test]

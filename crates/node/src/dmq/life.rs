@@ -3,12 +3,26 @@
 //! Kamailio numbers its Call-IDs `<16 hex counter>-<pid>@<ip>`: all processes of one start share a
 //! random first value and count up by one per message. A counter far from the last one therefore
 //! means a restart; a gap within one pid means a lost message. Requests without such a Call-ID
-//! (other DMQ implementations, stateless sending) say nothing and change nothing here.
+//! (other DMQ implementations, stateless sending) say nothing and change nothing here. What a process has numbered lower than
+//! something that has arrived before was said before that arrived.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crdt::planted::{self, Bug};
 use kdmq::life::CallIdCounter as Mark;
+
+use super::lateness::LATE_MS;
+use crate::io::Mono;
+
+/// A server repeats what was lost for 30 s (`fr_timer`); what came longer ago is not compared with, milliseconds.
+const REPEATED_MS: u64 = 40_000;
+
+/// How long after it was said a message is sent again over UDP, milliseconds (RFC 3261, 17.1.2.2), and how exactly that is kept.
+const REPEATS_MS: [u64; 10] = [500, 1_500, 3_500, 7_500, 11_500, 15_500, 19_500, 23_500, 27_500, 31_500];
+const REPEATS_WITHIN_MS: u64 = 50;
+
+/// So many messages of a process are remembered, and so many processes.
+const HEARD_MAX: usize = 64;
 
 /// What a message says about the life of its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +48,8 @@ pub(crate) struct Life {
     live: BTreeSet<u32>,
     /// Processes that have sent dump messages: DMQ workers. Whether that is known, or a guess because a dump was open.
     dumping: BTreeMap<u32, bool>,
+    /// The messages of each process that were its latest when they came: counter and arrival, both rising.
+    heard: BTreeMap<u32, VecDeque<(u64, Mono)>>,
 }
 
 /// What dump a data message may belong to.
@@ -65,6 +81,29 @@ impl Life {
                 Sign::New
             }
         }
+    }
+
+    /// How long ago, at least, a message was said that comes now, milliseconds, if it was lost at first: its process has said
+    /// something since that came before it. Where messages are sent again, it has waited for its turn.
+    pub(crate) fn late_ms(&mut self, mark: Option<Mark>, now: Mono) -> Option<u64> {
+        let Mark { counter, pid } = mark?;
+        if self.heard.len() >= HEARD_MAX && !self.heard.contains_key(&pid) {
+            return None;
+        }
+        let heard = self.heard.entry(pid).or_default();
+        while heard.front().is_some_and(|(_, at)| now.ms_since(*at) > REPEATED_MS) {
+            heard.pop_front();
+        }
+        if let Some((_, at)) = heard.iter().find(|(later, _)| *later > counter) {
+            let late = now.ms_since(*at);
+            let turn = REPEATS_MS.into_iter().map(|after| after - REPEATS_WITHIN_MS).find(|after| *after >= late);
+            return (late >= LATE_MS).then(|| turn.unwrap_or(late));
+        }
+        if heard.len() >= HEARD_MAX {
+            heard.pop_front();
+        }
+        heard.push_back((counter, now));
+        None
     }
 
     /// A counter of this life, for the disk.
@@ -176,6 +215,20 @@ mod tests {
         assert_ne!(life.id(), id);
         assert_eq!(life.observe(mark((1 << 60) + 901, 8)), Sign::Late);
         assert_eq!(life.observe(mark((1 << 50) + 1, 9)), Sign::Same);
+    }
+
+    #[test]
+    fn what_is_numbered_lower_than_what_came_before_was_said_before_that() {
+        let mut life = Life::default();
+        let mut at = |counter, pid, ms: u64| life.late_ms(mark(counter, pid), Mono(ms * 1_000));
+        assert_eq!(at(5, 1, 0), None);
+        assert_eq!(at(9, 1, 1_000), None);
+        assert_eq!(at(4, 2, 3_000), None, "processes count for themselves");
+        assert_eq!(at(7, 1, 3_000), Some(3_450), "said before 9 came, and not 1.5 s ago");
+        assert_eq!(at(3, 1, 3_460), Some(7_450), "said before 5 came");
+        assert_eq!(at(10, 1, 3_001), None);
+        assert_eq!(at(9, 1, 3_002), None, "hardly late");
+        assert_eq!(at(8, 1, 90_000), None, "nobody repeats for so long");
     }
 
     #[test]

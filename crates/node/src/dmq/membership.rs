@@ -170,7 +170,7 @@ impl Dmq {
         for uri in lost {
             // What this server told it last may not have arrived, and we relied on it.
             if let Some(other) = self.by_uri.get(&uri).and_then(|id| self.peers.get_mut(id)) {
-                other.missed();
+                other.relied_in_vain();
             }
         }
     }

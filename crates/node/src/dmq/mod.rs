@@ -27,6 +27,7 @@
 mod book;
 mod changes;
 mod comeback;
+mod contests;
 mod counters;
 mod doubts;
 mod facts;

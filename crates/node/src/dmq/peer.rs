@@ -8,14 +8,14 @@ use crdt::{Dot, Forget, NodeId, Replica, Slot, SlotMap};
 use kdmq::Generation;
 
 use super::How;
-use super::book::{Book, Entry, Note, Proof, Ruid};
+use super::book::{Book, Entry, Note, Proof};
 use super::comeback::Comeback;
+use super::contests::Contests;
 use super::counters::Counters;
 use super::doubts::Doubts;
 use super::feed::Feed;
 use super::lateness::Lateness;
 use super::life::Life;
-use super::owner::HOLD_MS;
 use super::pull::{LATE_MS, LATE_TCP_MS, Pull};
 use super::streams::Streams;
 use crate::config::SipTransport;
@@ -44,9 +44,6 @@ impl Address {
         }
     }
 }
-
-/// How long two servers' messages about one cell take to be merged at every node, milliseconds.
-const CONTEST_MS: u64 = 500;
 
 /// How long before a question something live may be newer than the answer, milliseconds.
 pub(super) const LIVELY_MS: u64 = 3_000;
@@ -116,8 +113,10 @@ pub(crate) struct Peer {
     pub(crate) lists_us: bool,
     /// The other nodes that it lists as active, and so tells its updates directly.
     pub(crate) lists: BTreeSet<String>,
-    /// Whether updates of it may have been lost since the last complete pull.
+    /// Whether updates of it, or of others that it takes in, may have been lost since the last complete pull.
     pub(crate) gap: bool,
+    /// Whether updates of its own may have.
+    pub(crate) unheard: bool,
     /// Whether it has to be asked for what it took in meanwhile before it is told anything.
     pub(crate) ask_first: bool,
     /// What is not certain since it and we could not speak.
@@ -186,55 +185,6 @@ impl SavedLife {
     }
 }
 
-/// Cells that are contested, and when that will have been merged.
-#[derive(Debug, Default)]
-pub(crate) struct Contests {
-    due: BTreeMap<Slot, Mono>,
-    order: BTreeSet<(Mono, Slot)>,
-}
-
-impl Contests {
-    /// Enters a cell, or moves it.
-    fn insert(&mut self, slot: Slot, due: Mono) {
-        if let Some(before) = self.due.insert(slot, due) {
-            self.order.remove(&(before, slot));
-        }
-        self.order.insert((due, slot));
-    }
-
-    /// It is due no later than this.
-    fn hasten(&mut self, slot: Slot, due: Mono) {
-        if self.due.get(&slot).is_some_and(|at| *at > due) {
-            self.insert(slot, due);
-        }
-    }
-
-    /// Whether the cell is contested.
-    pub(crate) fn contains(&self, slot: Slot) -> bool {
-        self.due.contains_key(&slot)
-    }
-
-    /// The cell is forgotten.
-    pub(crate) fn remove(&mut self, slot: Slot) {
-        if let Some(due) = self.due.remove(&slot) {
-            self.order.remove(&(due, slot));
-        }
-    }
-
-    /// Takes out one that is due.
-    fn pop(&mut self, now: Mono) -> Option<Slot> {
-        let (due, slot) = self.order.first().copied().filter(|(due, _)| *due <= now)?;
-        self.order.remove(&(due, slot));
-        self.due.remove(&slot);
-        Some(slot)
-    }
-
-    /// When one is due, at the earliest.
-    pub(crate) fn next(&self) -> Option<Mono> {
-        self.order.first().map(|(due, _)| *due)
-    }
-}
-
 /// What `GET /v1/peers` counts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures {
@@ -270,6 +220,7 @@ impl Peer {
             lists_us: false,
             lists: BTreeSet::new(),
             gap: true,
+            unheard: true,
             ask_first: true,
             comeback: Comeback::default(),
             lateness: Lateness::default(),
@@ -324,6 +275,12 @@ impl Peer {
 
     /// Updates of it may have been lost: it has to be pulled before it is told anything.
     pub(crate) fn missed(&mut self) {
+        self.unheard = true;
+        self.relied_in_vain();
+    }
+
+    /// So may have been what another server was to tell it.
+    pub(crate) fn relied_in_vain(&mut self) {
         self.gap = true;
         self.ask_first = true;
     }
@@ -421,37 +378,6 @@ impl Peer {
         self.live_lately.remove(slot);
         self.comeback.forget(slot);
         self.book.remove(slot)
-    }
-
-    /// It cannot be known which of several messages about a cell it applied last: its own and another server's may have
-    /// crossed, or its workers overtaken each other. It is told the winner, but only when the winner is known here too.
-    pub(crate) fn contested(&mut self, slot: Slot, now: Mono) {
-        if planted::on(Bug::ContestNotSettled) {
-            return;
-        }
-        self.contests.insert(slot, now.plus_ms(CONTEST_MS));
-    }
-
-    /// As [`Peer::contested`], while what was said is only held, because another node speaks for who said it: until that node
-    /// (or, if it has failed, whoever takes over) has passed it on, nobody knows the winner.
-    pub(crate) fn contested_elsewhere(&mut self, slot: Slot, now: Mono) {
-        self.contests.insert(slot, now.plus_ms(CONTEST_MS + HOLD_MS));
-    }
-
-    /// What a contest waited for has come.
-    pub(crate) fn hasten_contest(&mut self, slot: Slot, now: Mono) {
-        self.contests.hasten(slot, now.plus_ms(CONTEST_MS));
-    }
-
-    /// Queues the winners of contests that are over.
-    pub(crate) fn settle_contests(&mut self, now: Mono) {
-        while let Some(slot) = self.contests.pop(now) {
-            let value = self.book.get(slot).map_or(0, |e| e.value);
-            let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::Kept, value, pull: None };
-            self.book.note(slot, note, now);
-            self.figures.corrections += 1;
-            self.feed.enqueue(slot);
-        }
     }
 
     /// Something newer than what a dump may show is known of this cell.

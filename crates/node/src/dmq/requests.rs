@@ -90,14 +90,21 @@ impl Dmq {
             Sign::None | Sign::Same => {}
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
-        let mut live = How::Live;
-        if let Path::Tcp { conn, .. } = request.path {
-            if peer.streams.heard(conn, cx.now) {
-                peer.missed_something();
+        // The second is for what does not tell itself when it was said.
+        let (live, unstamped) = match request.path {
+            Path::Tcp { conn, .. } => {
+                if peer.streams.heard(conn, cx.now) {
+                    peer.missed_something();
+                }
+                // When it was said is not known; it is better taken for too old than for news.
+                let live = peer.streams.held_up(conn).map_or(How::Live, How::Held);
+                (live, live)
             }
-            // When it was said is not known; it is better taken for too old than for news.
-            live = peer.streams.held_up(conn).map_or(live, How::Held);
-        }
+            Path::Udp { .. } => {
+                let said = |late_ms: u64| How::Held(crdt::Wall(cx.now.wall.0.saturating_sub(late_ms)));
+                (How::Live, peer.life.late_ms(mark, cx.now.mono).map_or(How::Live, said))
+            }
+        };
         peer.heard = Some(cx.now.mono);
         peer.longest = peer.longest.max(message.size());
         peer.pull.heard();
@@ -107,8 +114,8 @@ impl Dmq {
                 let body = self.notified(id, message.body, nodes, front, cx);
                 Reply { code: 200, body: Some(body), promises: false }
             }
-            Channel::Usrloc => self.usrloc(id, message.body, mark, live, cx),
-            Channel::Htable => self.htable(id, message.body, mark, live, cx),
+            Channel::Usrloc => self.usrloc(id, message.body, mark, (live, unstamped), cx),
+            Channel::Htable => self.htable(id, message.body, mark, (live, unstamped), cx),
             Channel::Dialog | Channel::Presence | Channel::Custom(_) => {
                 cx.stats.dmq_other_channels += 1;
                 Reply::code(404)
@@ -120,6 +127,7 @@ impl Dmq {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.figures.restarts += 1;
         peer.forget_state(cx.replica);
+        peer.comeback.restarted(cx.now.mono);
         peer.pull.lost_entries();
         peer.ping_open = false;
         peer.ping_now(cx.now.mono);
@@ -130,7 +138,14 @@ impl Dmq {
         cx.log(Level::Info, text);
     }
 
-    fn usrloc(&mut self, id: PeerId, body: &[u8], mark: Option<Mark>, live: How, cx: &mut Cx<'_>) -> Reply {
+    fn usrloc(
+        &mut self,
+        id: PeerId,
+        body: &[u8],
+        mark: Option<Mark>,
+        (live, unstamped): (How, How),
+        cx: &mut Cx<'_>,
+    ) -> Reply {
         let batch = match usrloc::decode(body) {
             Ok(batch) => batch,
             Err(error) => return malformed(error.status(), cx),
@@ -138,7 +153,7 @@ impl Dmq {
         cx.stats.dmq_rows_refused += u64::from(batch.skipped);
         let removes = batch.actions.iter().any(|a| matches!(a, usrloc::Action::Remove(_)));
         let said = if removes { Said::Gone } else { Said::Other };
-        let gone = self.of_removal(live, cx);
+        let gone = self.of_removal(unstamped, cx);
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Usrloc, body, cx);
@@ -181,7 +196,14 @@ impl Dmq {
         Reply { code: 200, body: None, promises: true }
     }
 
-    fn htable(&mut self, id: PeerId, body: &[u8], mark: Option<Mark>, live: How, cx: &mut Cx<'_>) -> Reply {
+    fn htable(
+        &mut self,
+        id: PeerId,
+        body: &[u8],
+        mark: Option<Mark>,
+        (live, unstamped): (How, How),
+        cx: &mut Cx<'_>,
+    ) -> Reply {
         let action = match htable::decode(body) {
             Ok(action) => action,
             Err(error) => return malformed(error.status(), cx),
@@ -191,7 +213,7 @@ impl Dmq {
             htable::Action::Set { value, .. } => Said::Value(fingerprint(&value.encode())),
             _ => Said::Other,
         };
-        let live = if matches!(said, Said::Gone) { self.of_removal(live, cx) } else { live };
+        let unstamped = if matches!(said, Said::Gone) { self.of_removal(unstamped, cx) } else { unstamped };
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
             self.hold(id, DataChannel::Htable, body, cx);
@@ -217,8 +239,9 @@ impl Dmq {
                     htable::Action::Set { last_modified, .. } if peer.generation == Generation::V6 => *last_modified,
                     _ => None,
                 };
-                htable_in::take(peer, action, &self.facts, live.said_at(stamp, cx.now.wall), cx);
-                repeats(peer, htable_in::slot_of(action, cx), cx);
+                let how = stamp.map_or(unstamped, |_| live.said_at(stamp, cx.now.wall));
+                htable_in::take(peer, action, &self.facts, how, cx);
+                repeats(peer, (htable_in::slot_of(action, cx), said), cx);
                 learn_of(peer, action, &self.facts, cx);
                 let about = htable_in::slot_of(action, cx).into_iter().collect();
                 self.crossed(id, about, said, Peer::contested, cx);
@@ -283,11 +306,15 @@ impl Dmq {
     }
 }
 
-/// A server spoke about a cell, and may be repeating itself.
-fn repeats(peer: &mut Peer, slot: Option<Slot>, cx: &Cx<'_>) {
-    if let Some((slot, cell)) = slot.and_then(|slot| Some((slot, cx.replica.cell(slot)?))) {
-        peer.repeats(slot, cell.order.stamp, cx.now.mono);
-    }
+/// A server spoke about an entry, and may be repeating itself.
+fn repeats(peer: &mut Peer, (slot, said): (Option<Slot>, Said), cx: &Cx<'_>) {
+    let Some((slot, cell)) = slot.and_then(|slot| Some((slot, cx.replica.cell(slot)?))) else { return };
+    let lost = match said {
+        Said::Value(value) => cell.body.map(fingerprint) != Some(value),
+        Said::Gone => cell.body.is_some(),
+        _ => false,
+    };
+    peer.repeats(slot, (!lost).then_some(cell.order.stamp), cx.now.mono);
 }
 
 fn refuse(code: u16, cx: &mut Cx<'_>) -> Reply {

@@ -41,12 +41,13 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         return;
     }
     let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
-    merge(peer, row, &member, how, cx);
+    let late = lateness(peer, contact, cx);
+    if how != How::Live || late < LOST_MS {
+        return merge(peer, row, &member, how, cx);
+    }
+    merge(peer, row, &member, How::Held(Wall(cx.now.wall.0.saturating_sub(late))), cx);
     // What it says late it did before it took in what we told it since: with that it ended.
-    if how == How::Live
-        && is_late(peer, contact, cx)
-        && let Some(slot) = cx.replica.slot(location::TABLE, &row.aor, &member)
-    {
+    if let Some(slot) = cx.replica.slot(location::TABLE, &row.aor, &member) {
         peer.contested(slot, cx.now.mono);
     }
 }
@@ -66,11 +67,6 @@ pub(crate) fn is_old(peer: &mut Peer, action: &kdmq::usrloc::Action<'_>, cx: &Cx
     let kdmq::usrloc::Action::Update(row) = action else { return false };
     let least = if peer.pull.dump(cx.now.mono) == Dump::No { LATE_MS } else { LOST_MS };
     lateness(peer, &row.contact, cx) >= least
-}
-
-/// Whether a live message about a contact was lost at first.
-fn is_late(peer: &mut Peer, contact: &Contact<'_>, cx: &Cx<'_>) -> bool {
-    lateness(peer, contact, cx) >= LOST_MS
 }
 
 /// How long ago a message tells what it tells, milliseconds; 0 if it does not say.

@@ -68,7 +68,8 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
         if peer.comeback.look_at.is_none() {
             peer.forget_repeated();
         }
-        peer.gap = false;
+        (peer.gap, peer.unheard) = (false, false);
+        peer.comeback.dumped(peer.pull.got().begun);
         peer.comeback.again = false;
         peer.figures.last_sync = Some(now_s);
     } else {
@@ -133,7 +134,8 @@ fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
             continue;
         }
         let current = entry.held == Some(Version::from(cell.order)) && cell.is_live(cx.now.wall);
-        if entry.proof == Proof::Seen && current && !peer.doubts.removed(slot) {
+        let anothers = peer.doubts.removed(slot) || peer.is_anothers(slot, cell.order.stamp, cx.config.dmq.mode);
+        if entry.proof == Proof::Seen && current && !anothers {
             found.gone.push((slot, cell.order));
         } else {
             found.lacking.push(slot);
