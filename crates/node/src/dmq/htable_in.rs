@@ -17,6 +17,7 @@ use super::counters;
 use super::facts::{Expiry, Facts};
 use super::lateness::LATE_MS;
 use super::peer::Peer;
+use crate::config::DmqMode;
 use crate::cx::Cx;
 use crate::io::Mono;
 
@@ -417,7 +418,7 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
     if held.is_some_and(|h| peer.is_anothers(h.slot, h.order.stamp, cx.config.dmq.mode)) {
         return StampRule::Least;
     }
-    if let Some(ms) = cell.last_modified {
+    if let Some(ms) = cell.last_modified.filter(|ms| !is_anothers_stamp(*ms, held, cx.config.dmq.mode)) {
         return StampRule::At(Wall(ms));
     }
     let agreed = held.and_then(|h| peer.book.get(h.slot)).and_then(|e| e.agreed);
@@ -434,6 +435,13 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
         return StampRule::At(Wall(written.clamp(last_agreement.min(cx.now.wall.0), cx.now.wall.0)));
     }
     agreed.map_or(StampRule::Least, StampRule::Above)
+}
+
+/// Whether a 6 may have kept the stamp of the version that is held, where another server's set without one has replaced that
+/// (docs/kdmq.md 7.4).
+fn is_anothers_stamp(ms: u64, held: Option<&Held>, mode: DmqMode) -> bool {
+    const APART_MS: u64 = 1_000;
+    mode == DmqMode::Mesh && held.is_some_and(|held| held.order.stamp.time.ms().abs_diff(ms) < APART_MS)
 }
 
 /// The held entry that an action is about; a pattern is about none in particular.
