@@ -126,7 +126,7 @@ fn set(
     }
     let stamp = match said {
         // It may be repeating what it said in a silence.
-        Some(ms) if peer.comeback.look_at.is_some() => StampRule::At(Wall(ms.min(cx.now.wall.0))),
+        Some(ms) if peer.comeback.look_at.is_some() => StampRule::At(peer.lateness.in_time_at(ms, cx.now.wall)),
         _ => stamp_of(how),
     };
     write(peer, (&table, key), Some(&body), deadline, stamp, how, cx);
@@ -412,14 +412,14 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
         // Another server's word that came too late; when it was said is known here.
         return StampRule::Least;
     }
-    if let Some(repeated) = held.filter(|h| peer.comeback.is_repeated(h.slot, h.order.stamp)) {
-        return StampRule::Above(repeated.order.stamp);
-    }
     if held.is_some_and(|h| peer.is_anothers(h.slot, h.order.stamp, cx.config.dmq.mode)) {
         return StampRule::Least;
     }
     if let Some(ms) = cell.last_modified.filter(|ms| !is_anothers_stamp(*ms, held, cx.config.dmq.mode)) {
-        return StampRule::At(Wall(ms));
+        return StampRule::At(peer.lateness.in_time_at(ms, cx.now.wall));
+    }
+    if let Some(repeated) = held.filter(|h| peer.comeback.is_repeated(h.slot, h.order.stamp)) {
+        return StampRule::Above(repeated.order.stamp);
     }
     let agreed = held.and_then(|h| peer.book.get(h.slot)).and_then(|e| e.agreed);
     let name = std::str::from_utf8(&cell.table).unwrap_or_default();

@@ -4,6 +4,8 @@
 //! that lay least behind its stamp was not late. Invariant: the lateness of a message never exceeds what the least late one
 //! of the last minute shows.
 
+use crdt::Wall;
+
 use super::Dmq;
 use crate::cx::Cx;
 use crate::io::Mono;
@@ -68,8 +70,16 @@ impl Lateness {
             present.seen = ahead.max(present.seen);
             present.most = ahead.max(present.most);
         }
-        let most = [self.present, self.before].into_iter().flatten().map(|period| period.most).max();
-        most.map_or(0, |most| most.abs_diff(ahead))
+        self.most().map_or(0, |most| most.abs_diff(ahead))
+    }
+
+    /// When, by our clock, a message with this stamp would have come if it were in time; not after now.
+    pub(crate) fn in_time_at(&self, stamp_ms: u64, now: Wall) -> Wall {
+        Wall(stamp_ms.saturating_add_signed(self.most().unwrap_or(0).saturating_neg()).min(now.0))
+    }
+
+    fn most(&self) -> Option<i64> {
+        [self.present, self.before].into_iter().flatten().map(|period| period.most).max()
     }
 }
 
