@@ -25,6 +25,9 @@ const LIVELY_MS: u64 = 3_000;
 /// arrived, if it comes within this time after the answer, milliseconds: it was lost at first at most.
 const CROSSED_MS: u64 = 2_000;
 
+/// A server repeats what was lost for so long (`fr_timer`, and a margin), milliseconds.
+const REPEATED_MS: u64 = 32_000;
+
 /// How many values are kept that were replaced by our sets so lately that a dump may show them.
 const REPLACED: usize = 16;
 
@@ -139,8 +142,15 @@ impl Quiet {
     /// The server said a value; returns what that adds to what it has counted, `None` for old news.
     pub(super) fn said(&mut self, said: i64, source: Source, now: Mono) -> Option<i64> {
         let silence = now.ms_since(self.heard);
-        self.heard = now;
         self.intended = None;
+        match source {
+            Source::Live | Source::Repeated => self.heard = now,
+            Source::Dump { asked } => {
+                if let Some(step) = self.wiped_out(said, asked, now) {
+                    return Some(step);
+                }
+            }
+        }
         if silence >= QUIET_MS {
             self.guessed = None;
         }
@@ -210,14 +220,25 @@ impl Quiet {
         Some(said - std::mem::replace(&mut last.before, said))
     }
 
+    /// What more has been counted if a dump shows just what we have set last, and not what the server has said since: it had
+    /// counted that before the set came, and its messages were lost at first. Decrements would have been told.
+    fn wiped_out(&mut self, said: i64, asked: Mono, now: Mono) -> Option<i64> {
+        let last = self.replaced.back_mut()?;
+        let later = asked.ms_since(self.heard) >= QUIET_MS && self.heard > last.answered;
+        if said != last.sum || self.base <= said || !later || now.ms_since(last.answered) > REPEATED_MS {
+            return None;
+        }
+        let before = std::mem::replace(&mut last.before, self.base);
+        self.base = said;
+        Some(said - before)
+    }
+
     /// Which value that a set has replaced since a dump was asked for its entry was read after, if it shows `said`: the
     /// greatest that is not above it, unless what the server has is nearer. A set sent shortly before the question may be answered before it arrives.
-    fn replaced_below(&mut self, said: i64, asked: Mono, now: Mono) -> Option<i64> {
-        let old = |answered: Mono| answered < asked && now.ms_since(answered) >= LIVELY_MS;
-        while self.replaced.front().is_some_and(|set| old(set.answered)) {
-            self.replaced.pop_front();
-        }
-        let before = self.replaced.iter().map(|set| set.before).filter(|value| *value <= said).max()?;
+    fn replaced_below(&self, said: i64, asked: Mono, now: Mono) -> Option<i64> {
+        let old = |set: &&Replaced| set.answered < asked && now.ms_since(set.answered) >= LIVELY_MS;
+        let sets = self.replaced.iter().skip_while(old);
+        let before = sets.map(|set| set.before).filter(|value| *value <= said).max()?;
         (self.base > said || self.base < before).then_some(before)
     }
 
@@ -315,6 +336,21 @@ mod tests {
         quiet.ended(true, T0);
         let later = T0.plus_ms(LIVELY_MS);
         assert_eq!(quiet.said(83, Source::Dump { asked: later }, later), Some(-9), "asked after it: a decrement");
+    }
+
+    #[test]
+    fn increments_that_a_set_has_wiped_out_before_they_were_heard_count_from_what_was_there_before_it() {
+        const T0: Mono = Mono(60_000_000);
+        let mut quiet = Quiet::new(140);
+        quiet.sent(141);
+        quiet.ended(true, T0);
+        let said = [142, 141, 145, 144, 143].map(|said| quiet.said(said, Source::Live, T0.plus_ms(1_500)));
+        assert_eq!(said.into_iter().flatten().sum::<i64>(), 4, "from the sum, as far as is known");
+        let at = T0.plus_ms(4_000);
+        assert_eq!(quiet.said(141, Source::Dump { asked: T0.plus_ms(1_500) }, at), None, "it may be older");
+        assert_eq!(quiet.said(141, Source::Dump { asked: at }, at), Some(1), "five from 140");
+        assert_eq!(quiet.believed(), 141);
+        assert_eq!(quiet.said(142, Source::Live, T0.plus_ms(9_000)), Some(1));
     }
 
     #[test]
