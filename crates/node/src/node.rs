@@ -93,7 +93,8 @@ impl Node {
             Cx { now, config: &self.config, replica: &mut self.replica, out: &mut self.out, stats: &mut self.stats };
         if let Some(by_ms) = self.jumps.look(now) {
             self.mesh.clock_jumped(by_ms, &mut cx);
-            self.dmq.clock_jumped(by_ms, &cx);
+            let right = self.mesh.is_clock_right(cx.config.max_skew_ms);
+            self.dmq.clock_jumped(by_ms, right, &cx);
         }
         match input {
             Input::Tick => {}

@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crdt::planted::{self, Bug};
-use crdt::{Replica, Slot};
+use crdt::{Replica, Slot, Wall};
 use tables::htable;
 
 use super::book::{Note, Proof, Ruid};
 use super::owner::HOLD_MS;
 use super::peer::Peer;
-use crate::io::{Mono, Now};
+use crate::io::Mono;
 
 /// How long two servers' messages about one cell take to be merged at every node, milliseconds.
 const CONTEST_MS: u64 = 500;
@@ -103,13 +103,14 @@ impl Peer {
         self.feed.enqueue(slot);
     }
 
-    /// Our clock was wrong, or is now: how long entries live was told in seconds from a time that is not.
-    pub(crate) fn tell_expiries_again(&mut self, replica: &Replica, now: Now) {
+    /// Our clock was wrong: how long entries live was told in seconds from a time that is not. `before`: what it would
+    /// show without the jump. What only now seems to live stays as it is.
+    pub(crate) fn tell_expiries_again(&mut self, before: Wall, replica: &Replica, now: Mono) {
         let expires = |slot: &Slot| {
             let cell = replica.cell(*slot).filter(|cell| htable::name(cell.table).is_some());
-            cell.is_some_and(|cell| cell.deadline.is_some() && cell.is_live(now.wall))
+            cell.is_some_and(|cell| cell.deadline.is_some() && cell.is_live(before))
         };
         let slots: Vec<Slot> = self.book.iter().map(|(slot, _)| slot).filter(expires).collect();
-        slots.into_iter().for_each(|slot| self.tell_again(slot, now.mono));
+        slots.into_iter().for_each(|slot| self.tell_again(slot, now));
     }
 }

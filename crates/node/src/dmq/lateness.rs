@@ -84,14 +84,15 @@ impl Lateness {
 }
 
 impl Dmq {
-    /// Our wall clock has jumped by so many milliseconds.
-    pub(crate) fn clock_jumped(&mut self, by_ms: i64, cx: &Cx<'_>) {
+    /// Our wall clock has jumped by so many milliseconds; it is taken to be right now, or not.
+    pub(crate) fn clock_jumped(&mut self, by_ms: i64, right: bool, cx: &Cx<'_>) {
         self.quiet = None;
+        let before = Wall(cx.now.wall.0.saturating_add_signed(by_ms.saturating_neg()));
         for peer in self.peers.values_mut() {
             peer.lateness.clock_jumped(by_ms);
             peer.contact_lateness.clock_jumped(by_ms);
-            if by_ms.unsigned_abs() > cx.config.max_skew_ms {
-                peer.tell_expiries_again(cx.replica, cx.now);
+            if right && by_ms.unsigned_abs() > cx.config.max_skew_ms {
+                peer.tell_expiries_again(before, cx.replica, cx.now.mono);
             }
         }
     }

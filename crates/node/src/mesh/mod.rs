@@ -429,6 +429,16 @@ impl Mesh {
         cx.replica.set_skewed(self.skewed(max_ms));
     }
 
+    /// Whether our clock may be taken for right: it agrees with most of the others that are linked; without any it is in doubt
+    /// after a jump, if there are others.
+    pub(crate) fn is_clock_right(&self, max_ms: u64) -> bool {
+        let agree = || self.links.values().filter_map(|link| link.peer.as_ref()).map(|peer| peer.trusted());
+        match agree().count() {
+            0 => !self.skewed(max_ms),
+            all => 2 * agree().filter(|agrees| *agrees).count() >= all,
+        }
+    }
+
     /// Whether any peer's clock is off by more than allowed, or ours may be (R3).
     pub(crate) fn skewed(&self, max_ms: u64) -> bool {
         let doubtful = self.jumped_ms.unsigned_abs() > max_ms && self.roster.iter().next().is_some();
