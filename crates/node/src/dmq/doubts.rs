@@ -173,7 +173,7 @@ impl Peer {
     /// Whether a dump that does not show the version which the server has shown before shows another server's word, not its own:
     /// its own would have come, if nothing was lost; or more likely, if others' words are on their way that nobody here heard.
     pub(crate) fn is_anothers(&self, slot: Slot, held: Stamp, mode: DmqMode) -> bool {
-        if mode == DmqMode::Bridge || self.unheard {
+        if mode == DmqMode::Bridge || self.own_gap {
             return false;
         }
         let unheard = self.doubts.cells.get(&slot).is_some_and(|doubt| doubt.unheard);

@@ -116,7 +116,7 @@ pub(crate) struct Peer {
     /// Whether updates of it, or of others that it takes in, may have been lost since the last complete pull.
     pub(crate) gap: bool,
     /// Whether updates of its own may have.
-    pub(crate) unheard: bool,
+    pub(crate) own_gap: bool,
     /// Whether it has to be asked for what it took in meanwhile before it is told anything.
     pub(crate) ask_first: bool,
     /// What is not certain since it and we could not speak.
@@ -220,7 +220,7 @@ impl Peer {
             lists_us: false,
             lists: BTreeSet::new(),
             gap: true,
-            unheard: true,
+            own_gap: true,
             ask_first: true,
             comeback: Comeback::default(),
             lateness: Lateness::default(),
@@ -275,7 +275,7 @@ impl Peer {
 
     /// Updates of it may have been lost: it has to be pulled before it is told anything.
     pub(crate) fn missed(&mut self) {
-        self.unheard = true;
+        self.own_gap = true;
         self.relied_in_vain();
     }
 

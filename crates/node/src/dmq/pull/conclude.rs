@@ -68,7 +68,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
         if peer.comeback.look_at.is_none() {
             peer.forget_repeated();
         }
-        (peer.gap, peer.unheard) = (false, false);
+        (peer.gap, peer.own_gap) = (false, false);
         peer.comeback.dumped(peer.pull.got().begun);
         peer.comeback.again = false;
         peer.figures.last_sync = Some(now_s);
