@@ -39,6 +39,18 @@ impl Reply {
     }
 }
 
+/// Whose message it is that came, and how.
+#[derive(Clone, Copy)]
+struct Came {
+    id: PeerId,
+    /// Which of the server's messages it is.
+    mark: Option<Mark>,
+    /// How what tells itself when it was said is taken.
+    live: How,
+    /// How what does not is taken.
+    unstamped: How,
+}
+
 /// Tables learned from outside are asked about at most this often, milliseconds.
 const LEARN_EVERY_MS: u64 = 30_000;
 
@@ -90,7 +102,6 @@ impl Dmq {
             Sign::None | Sign::Same => {}
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
-        // The second is for what does not tell itself when it was said.
         let (live, unstamped) = match request.path {
             Path::Tcp { conn, .. } => {
                 if peer.streams.heard(conn, cx.now) {
@@ -105,6 +116,7 @@ impl Dmq {
                 (How::Live, peer.life.late_ms(mark, cx.now.mono).map_or(How::Live, said))
             }
         };
+        let came = Came { id, mark, live, unstamped };
         peer.heard = Some(cx.now.mono);
         peer.longest = peer.longest.max(message.size());
         peer.pull.heard();
@@ -114,8 +126,8 @@ impl Dmq {
                 let body = self.notified(id, message.body, nodes, front, cx);
                 Reply { code: 200, body: Some(body), promises: false }
             }
-            Channel::Usrloc => self.usrloc(id, message.body, mark, (live, unstamped), cx),
-            Channel::Htable => self.htable(id, message.body, mark, (live, unstamped), cx),
+            Channel::Usrloc => self.usrloc(came, message.body, cx),
+            Channel::Htable => self.htable(came, message.body, cx),
             Channel::Dialog | Channel::Presence | Channel::Custom(_) => {
                 cx.stats.dmq_other_channels += 1;
                 Reply::code(404)
@@ -138,14 +150,8 @@ impl Dmq {
         cx.log(Level::Info, text);
     }
 
-    fn usrloc(
-        &mut self,
-        id: PeerId,
-        body: &[u8],
-        mark: Option<Mark>,
-        (live, unstamped): (How, How),
-        cx: &mut Cx<'_>,
-    ) -> Reply {
+    fn usrloc(&mut self, came: Came, body: &[u8], cx: &mut Cx<'_>) -> Reply {
+        let Came { id, mark, live, unstamped } = came;
         let batch = match usrloc::decode(body) {
             Ok(batch) => batch,
             Err(error) => return malformed(error.status(), cx),
@@ -196,14 +202,8 @@ impl Dmq {
         Reply { code: 200, body: None, promises: true }
     }
 
-    fn htable(
-        &mut self,
-        id: PeerId,
-        body: &[u8],
-        mark: Option<Mark>,
-        (live, unstamped): (How, How),
-        cx: &mut Cx<'_>,
-    ) -> Reply {
+    fn htable(&mut self, came: Came, body: &[u8], cx: &mut Cx<'_>) -> Reply {
+        let Came { id, mark, live, unstamped } = came;
         let action = match htable::decode(body) {
             Ok(action) => action,
             Err(error) => return malformed(error.status(), cx),
