@@ -45,7 +45,7 @@ pub(crate) struct Journal {
 #[derive(Debug, Default)]
 struct Content {
     slots: BTreeSet<Slot>,
-    /// Keys of forgotten cells.
+    /// Keys of cells that are forgotten, or are none.
     forgotten: BTreeSet<Vec<u8>>,
     puts: BTreeMap<(Tree, Vec<u8>), Option<Bytes>>,
 }
@@ -62,8 +62,9 @@ struct Flying {
 pub(crate) struct Found {
     /// The replica's metadata; `None` on a fresh disk.
     pub meta: Option<Meta>,
-    /// Canonical cells.
+    /// Canonical cells, and their keys.
     pub cells: Vec<Box<[u8]>>,
+    pub keys: Vec<Vec<u8>>,
     /// Everything that others put, by tree and key.
     pub puts: Vec<(Tree, Vec<u8>, Vec<u8>)>,
     /// Entries that make no sense.
@@ -103,6 +104,14 @@ impl Journal {
     pub(crate) fn put(&mut self, tree: Tree, key: Vec<u8>, value: Option<Bytes>) {
         if self.durable {
             self.news.puts.insert((tree, key), value);
+        }
+    }
+
+    /// Takes an entry off the disk that is no cell: otherwise each start would find the disk damaged, and believe its clock no
+    /// more.
+    pub(crate) fn discard(&mut self, key: Vec<u8>) {
+        if self.durable {
+            self.news.forgotten.insert(key);
         }
     }
 
@@ -202,7 +211,10 @@ impl Journal {
         let mut parts = BTreeMap::new();
         for (tree, key, value) in restored.entries {
             match tree {
-                Tree::Cells => found.cells.push(value.into_boxed_slice()),
+                Tree::Cells => {
+                    found.cells.push(value.into_boxed_slice());
+                    found.keys.push(key);
+                }
                 Tree::Meta if key.starts_with(REPLICA) => drop(parts.insert(key[REPLICA.len()..].to_vec(), value)),
                 Tree::Meta | Tree::Books => found.puts.push((tree, key, value)),
             }
@@ -447,8 +459,22 @@ mod tests {
         assert_eq!(found.puts, [(Tree::Books, b"server".to_vec(), b"book".to_vec())]);
         let mut again = Replica::new(NodeId(1), Origin(2), bench.replica.rules().clone(), 1);
         let restored = again.restore(found.meta.unwrap(), found.cells);
-        assert_eq!((restored.cells, restored.damaged), (1, 0));
+        assert_eq!((restored.cells, restored.damaged.len()), (1, 0));
         assert_eq!(again.clock(), bench.replica.clock());
+    }
+
+    #[test]
+    fn an_entry_that_is_no_cell_leaves_the_disk_with_the_next_batch() {
+        let mut bench = Bench::new();
+        let entries = vec![(Tree::Cells, b"key".to_vec(), vec![9]), (Tree::Meta, b"replica/clock".to_vec(), vec![0])];
+        let found = Journal::sort(Restored { entries });
+        let restored = bench.replica.restore(found.meta.unwrap(), found.cells);
+        assert_eq!(restored.damaged, [0]);
+        bench.journal.discard(found.keys[0].clone());
+        bench.settle();
+        let batch = bench.batch().unwrap();
+        assert!(batch.puts.contains(&(Tree::Cells, b"key".to_vec(), None)), "{batch:?}");
+        assert!(batch.puts.iter().any(|(_, key, _)| key == b"replica/clock"), "with the clock that is believed");
     }
 
     #[test]

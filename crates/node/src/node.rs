@@ -55,10 +55,13 @@ impl Node {
     pub fn new(config: Config, seed: [u8; 32], now: Now, restored: Restored) -> Self {
         let mut rng = ChaCha8Rng::from_seed(seed);
         let found = Journal::sort(restored);
+        let mut journal = Journal::new(config.durable);
         let mut stats = Stats { journal_unreadable: found.unreadable, ..Stats::default() };
         let mut replica = Replica::new(config.node, config.origin, execute::rules(&config), rng.random());
         if let Some(meta) = found.meta {
-            stats.journal_unreadable += replica.restore(meta, found.cells).damaged;
+            let damaged = replica.restore(meta, found.cells).damaged;
+            stats.journal_unreadable += damaged.len() as u64;
+            damaged.into_iter().for_each(|place| journal.discard(found.keys[place].clone()));
         }
         let mut out = VecDeque::new();
         if stats.journal_unreadable > 0 {
@@ -70,7 +73,7 @@ impl Node {
         Self {
             mesh: Mesh::new(&config, rng.random(), now, &found.puts),
             dmq,
-            journal: Journal::new(config.durable),
+            journal,
             front: Front::new([rng.random(), rng.random(), rng.random()]),
             config,
             replica,

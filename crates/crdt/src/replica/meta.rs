@@ -84,13 +84,14 @@ impl From<MetaRef<'_>> for Meta {
 }
 
 /// What was found on disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// Cells that are held now.
     pub cells: u64,
-    /// Entries that are no cells, or use a dot for the second time. With any of these the disk lost data: the clock then
-    /// covers only what is held, and the peers are asked for everything else.
-    pub damaged: u64,
+    /// Entries that are no cells, or use a dot for the second time, by their place in what was given. With any of these the
+    /// disk lost data: the clock then covers only what is held, and the peers are asked for everything else. Until they are
+    /// taken off the disk, each start finds them anew.
+    pub damaged: Vec<usize>,
 }
 
 impl Replica {
@@ -135,11 +136,15 @@ impl Replica {
         for (name, floor) in meta.floors {
             self.raise_floor(&name, floor);
         }
-        for blob in cells {
-            if self.restore_cell(blob) { restored.cells += 1 } else { restored.damaged += 1 }
+        for (place, blob) in cells.into_iter().enumerate() {
+            if self.restore_cell(blob) {
+                restored.cells += 1;
+            } else {
+                restored.damaged.push(place);
+            }
         }
         let held: Clock = self.dots.iter().map(|(dot, _)| dot).collect();
-        if restored.damaged > 0 {
+        if !restored.damaged.is_empty() {
             self.clock = Clock::new();
             self.retired = BTreeMap::new();
         }

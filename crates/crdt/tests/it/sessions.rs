@@ -230,7 +230,7 @@ fn a_restored_replica_goes_on_above_the_clock_that_it_had() {
     let before = a.cell(slot).unwrap().order.stamp.time;
     let meta = postcard::from_bytes(&postcard::to_stdvec(&meta).unwrap()).unwrap();
     let mut again = Replica::new(NodeId(1), Origin(11), rules(), 1);
-    assert_eq!(again.restore(meta, cells).damaged, 0);
+    assert!(again.restore(meta, cells).damaged.is_empty());
     assert!(again.drain_changes().is_empty());
     assert_eq!(again.digest(NOW), a.digest(NOW));
     // The wall clock went back meanwhile.
@@ -265,7 +265,7 @@ fn a_damaged_disk_makes_the_clock_cover_only_what_is_held() {
     cells[1][0] ^= 0xff;
     let mut again = Replica::new(NodeId(1), Origin(11), rules(), 1);
     let restored = again.restore(a.meta(), cells);
-    assert_eq!((restored.cells, restored.damaged), (1, 1));
+    assert_eq!((restored.cells, restored.damaged.len()), (1, 1));
     assert!(!again.clock().includes(b.clock()));
     sync(&mut b, &mut again, NOW).unwrap();
     assert_eq!(live_view(&again, NOW), live_view(&b, NOW));
