@@ -305,14 +305,15 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
             peer.book.remove(held.slot);
             return;
         }
-        let knew = peer.book.holds(held.slot, held.order.into());
-        let repeated = how == How::Live && peer.comeback.look_at.is_some();
-        if repeated && knew && survives(&held, &row.contact) {
-            // It has said since that somebody registered again. The dump that follows tells.
+        let shown = peer.book.get(held.slot).is_some_and(|entry| entry.proof == Proof::Seen);
+        let shown = shown && peer.book.holds(held.slot, held.order.into());
+        if survives(&held, &row.contact) && shown {
+            // It has said since that somebody registered again.
             return;
         }
+        let repeated = how == How::Live && peer.comeback.look_at.is_some();
         peer.book.remove(held.slot);
-        if !knew && survives(&held, &row.contact) {
+        if survives(&held, &row.contact) {
             return peer.correct(held.slot, cx);
         }
         if repeated && names(&held, &row.contact) {
