@@ -110,7 +110,7 @@ pub struct Peer {
     pub unproven: usize,
     /// Winners sent back because it held something else.
     pub corrections: u64,
-    /// When its last complete dump was taken in, unix seconds.
+    /// When the last dump of it that was complete, and could be judged, was asked for, unix seconds.
     pub last_sync: Option<u64>,
     /// Whether this node speaks for it.
     pub owned: bool,

@@ -92,7 +92,7 @@ pub struct PeerView {
     pub unproven: usize,
     /// Winners sent back because the server held something else.
     pub corrections: u64,
-    /// When the last complete dump of it was taken in, unix seconds.
+    /// When the last dump of it that was complete, and could be judged, was asked for, unix seconds.
     pub last_sync: Option<u64>,
     /// Whether this node speaks for it (ownership).
     pub owned: bool,

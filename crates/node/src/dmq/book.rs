@@ -289,7 +289,7 @@ pub(crate) fn fingerprint(body: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn shown(pull: u32, ruid: Ruid<'_>) -> Note<'_> {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     /// Any slot.
-    fn slot() -> Slot {
+    pub(in crate::dmq) fn slot() -> Slot {
         use crdt::{NodeId, Origin, Outcome, Replica, Rules, StampRule, TableRules, Wall, Write};
         let rules = Rules::new(1, 1).table("t", TableRules::by_time(60));
         let mut replica = Replica::new(NodeId(1), Origin(1), rules, 1);

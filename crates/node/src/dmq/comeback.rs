@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use crdt::{Slot, Stamp};
 use tables::location::Contact;
 
+use super::How;
 use super::peer::Peer;
 use crate::config::{DmqMode, SipTransport};
 use crate::cx::Cx;
-use crate::io::Mono;
+use crate::io::{Mono, Now};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -33,6 +34,9 @@ pub(crate) struct Comeback {
     repeated: BTreeMap<Slot, (Stamp, Option<Stamp>)>,
     /// The versions of contacts that it removed so.
     removed: BTreeMap<Slot, Removed>,
+    /// Entries of which a dump has shown something since it came back that the mesh had gone on from, and when that dump was
+    /// asked for. What it said before is older still.
+    outdone: BTreeMap<Slot, Mono>,
 }
 
 impl Comeback {
@@ -46,16 +50,25 @@ impl Comeback {
         self.repeated.get(&slot).is_some_and(|(_, before)| *before == Some(stamp))
     }
 
+    /// A dump that was asked for then has shown an entry that has lost.
+    pub(crate) fn outdone(&mut self, slot: Slot, asked: Mono) {
+        if self.look_at.is_some() {
+            self.outdone.insert(slot, asked);
+        }
+    }
+
     /// The cell is forgotten.
     pub(crate) fn forget(&mut self, slot: Slot) {
         self.repeated.remove(&slot);
         self.removed.remove(&slot);
+        self.outdone.remove(&slot);
     }
 
     /// It restarted: it does not repeat what an earlier life of it said.
     pub(crate) fn clear(&mut self) {
         self.repeated.clear();
         self.removed.clear();
+        self.outdone.clear();
     }
 
     /// Its process is a new one, which has not pinged us in vain.
@@ -133,6 +146,16 @@ impl Peer {
     /// Which version of a contact a removal named that it may have repeated, if that removal is what is held.
     pub(crate) fn repeated_removal(&self, slot: Slot, held: Stamp) -> Option<Removed> {
         self.comeback.removed.get(&slot).copied().filter(|_| self.comeback.is_repeated(slot, held))
+    }
+
+    /// Whether what it said of an entry is older than what it has shown since, which has lost. A server tells a change just before
+    /// it makes it, so what it said within half a second before it was asked may be what it did after it. Over TCP it is only
+    /// known when something was said at the earliest.
+    pub(crate) fn is_outdone(&self, slot: Slot, how: How, now: Now) -> bool {
+        const JUST_MS: u64 = 500;
+        let (Some(asked), How::Held(said)) = (self.comeback.outdone.get(&slot), how) else { return false };
+        let asked = now.wall.0.saturating_sub(now.mono.ms_since(*asked));
+        self.address.transport == SipTransport::Udp && said.0 + JUST_MS < asked
     }
 
     /// A dump has shown what its repeated words were worth.

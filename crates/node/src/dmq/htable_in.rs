@@ -98,14 +98,10 @@ fn set(
     {
         deadline = expires_in(seconds, &name, cx);
     }
+    let said = last_modified.filter(|_| how == How::Live && peer.generation == kdmq::Generation::V6);
+    let lateness = said.map_or(0, |ms| peer.lateness.of(ms, cx.now.wall.0, cx.now.mono));
     if let Some(held) = &held {
-        if let Some(at) = last_modified
-            && peer.generation == kdmq::Generation::V6
-            && held.order.stamp.time.ms() > at
-            && held.body.as_deref() != Some(&body)
-            && peer.book.holds(held.slot, held.order.into())
-        {
-            // A 6.x server applies by this stamp itself: its later write has arrived before this one.
+        if peer.is_outdone(held.slot, how, cx.now) || is_overtaken(peer, held, &body, last_modified, cx) {
             return;
         }
         let fresh = cx.now.wall.0.saturating_sub(held.order.stamp.time.ms()) < SAME_WITHIN_S * 1_000;
@@ -118,8 +114,6 @@ fn set(
         }
     }
     let live = held.is_some_and(|held| held.live);
-    let said = last_modified.filter(|_| how == How::Live && peer.generation == kdmq::Generation::V6);
-    let lateness = said.map_or(0, |ms| peer.lateness.of(ms, cx.now.wall.0, cx.now.mono));
     if lateness >= LATE_MS {
         let then = Wall(cx.now.wall.0.saturating_sub(lateness));
         return set_late(peer, (&table, key), (&body, deadline), (then, live), cx);
@@ -130,6 +124,18 @@ fn set(
         _ => stamp_of(how),
     };
     write(peer, (&table, key), Some(&body), deadline, stamp, how, cx);
+    if let (Some(ms), Some(slot)) = (said, cx.replica.slot(&table, key, b"")) {
+        peer.latest.is_behind(slot, ms, cx.now.mono);
+    }
+}
+
+/// Whether a later write of a 6 has arrived before this one: it applies sets by its own stamps, in the order of which it may have
+/// said the two within a moment. What lies further apart its clock tells, as far as we know it.
+fn is_overtaken(peer: &mut Peer, held: &Held, body: &[u8], last_modified: Option<u64>, cx: &Cx<'_>) -> bool {
+    let Some(at) = last_modified.filter(|_| peer.generation == kdmq::Generation::V6) else { return false };
+    let then = peer.lateness.in_time_at(at, cx.now.wall).0;
+    let overtaken = peer.latest.is_behind(held.slot, at, cx.now.mono) || then + LATE_MS < held.order.stamp.time.ms();
+    overtaken && held.body.as_deref() != Some(body) && peer.book.holds(held.slot, held.order.into())
 }
 
 /// A 6 repeats a set that was lost, and says when it was; `live`: something is held that lives.
@@ -362,7 +368,7 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &m
     let Some(held) = held else {
         if !peer.joined {
             // Others may know better: it is asked again when they have been heard.
-            return;
+            return peer.pull.pass_over();
         }
         return write(peer, (&table, key), Some(&body), deadline, age(peer, cell, None, facts, cx), How::Dump, cx);
     };
@@ -389,6 +395,7 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &m
         };
         peer.book.note(held.slot, note, cx.now.mono);
         peer.feed.enqueue(held.slot);
+        peer.comeback.outdone(held.slot, asked);
         return;
     }
     if peer.comeback.look_at.is_some()
@@ -400,7 +407,16 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &m
         return agree(peer, held.slot, held.order, held_body, How::Dump, cx);
     }
     let stamp = age(peer, cell, Some(&held), facts, cx);
+    let unexplained = matches!(stamp, StampRule::Least) && !held.live && peer.book.get(held.slot).is_none();
+    let own = cx.config.dmq.mode == DmqMode::Bridge && !peer.gap;
+    if unexplained && own && !peer.pull.looks_again() {
+        // All that it says is heard, and nobody else tells it anything, so its word for this is likely still on its way.
+        return peer.pull.found_difference();
+    }
     write(peer, (&table, key), Some(&body), deadline, stamp, How::Dump, cx);
+    if cx.replica.cell(held.slot).is_some_and(|cell| cell.order == held.order) {
+        peer.comeback.outdone(held.slot, asked);
+    }
 }
 
 /// When a dumped entry that we did not know was written, as far as it can be known.

@@ -4,7 +4,9 @@
 //! that lay least behind its stamp was not late. Invariant: the lateness of a message never exceeds what the least late one
 //! of the last minute shows.
 
-use crdt::Wall;
+use std::collections::{BTreeMap, VecDeque};
+
+use crdt::{Slot, Wall};
 
 use super::Dmq;
 use crate::cx::Cx;
@@ -35,10 +37,6 @@ struct Period {
 /// A server repeats for so long; a clock that was set back shows after twice that, milliseconds.
 const HALF_MS: u64 = 30_000;
 
-/// After a silence as long as this a server's clock is still taken for what it was, milliseconds: what it says first may be what
-/// it repeats.
-const KEPT_MS: u64 = 600_000;
-
 /// By so much two clocks are taken to differ at most while nothing is known, milliseconds.
 const ASSUMED_MS: i64 = 2_000;
 
@@ -58,11 +56,12 @@ impl Lateness {
 
     /// A message with this stamp arrived at this wall time, both in milliseconds. Returns how late it is, milliseconds.
     pub(crate) fn of(&mut self, stamp_ms: u64, wall_ms: u64, now: Mono) -> u64 {
-        let ahead = i64::try_from(stamp_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(wall_ms);
+        let ahead = ahead(stamp_ms, wall_ms);
         if self.present.is_none_or(|present| now.ms_since(present.since) >= HALF_MS) {
-            let last = |ms: u64| self.present.filter(|last| now.ms_since(last.since) < ms);
-            self.before = last(2 * HALF_MS);
-            let kept = last(KEPT_MS).filter(|_| self.before.is_none()).map(|last| last.seen);
+            self.before = self.present.filter(|last| now.ms_since(last.since) < 2 * HALF_MS);
+            // However long the silence was, its clock is still taken for what it was: what it says first may be what it repeats, or
+            // what waited while we stood still.
+            let kept = self.present.filter(|_| self.before.is_none()).map(|last| last.seen);
             let assumed = self.assumed.take().or(kept);
             self.present = Some(Period { since: now, seen: ahead, most: assumed.unwrap_or(ahead) });
         }
@@ -70,7 +69,13 @@ impl Lateness {
             present.seen = ahead.max(present.seen);
             present.most = ahead.max(present.most);
         }
-        self.most().map_or(0, |most| most.abs_diff(ahead))
+        self.by_now(stamp_ms, wall_ms)
+    }
+
+    /// How late a message with this stamp is by what is known, milliseconds: one that says nothing of the server's clock.
+    pub(crate) fn by_now(&self, stamp_ms: u64, wall_ms: u64) -> u64 {
+        let ahead = ahead(stamp_ms, wall_ms);
+        self.most().filter(|most| *most > ahead).map_or(0, |most| most.abs_diff(ahead))
     }
 
     /// When, by our clock, a message with this stamp would have come if it were in time; not after now.
@@ -81,6 +86,41 @@ impl Lateness {
     fn most(&self) -> Option<i64> {
         [self.present, self.before].into_iter().flatten().map(|period| period.most).max()
     }
+}
+
+/// The stamps of what a server has said of cells within the last moment, for which its order cannot be told by arrival.
+#[derive(Debug, Default)]
+pub(crate) struct Latest {
+    stamps: BTreeMap<Slot, (u64, Mono)>,
+    /// Each message, oldest first.
+    order: VecDeque<(Mono, Slot)>,
+}
+
+impl Latest {
+    /// Whether something with a later stamp was said of the cell; else this is the latest.
+    pub(crate) fn is_behind(&mut self, slot: Slot, stamp_ms: u64, now: Mono) -> bool {
+        while let Some((at, old)) = self.order.front().copied().filter(|(at, _)| now.ms_since(*at) > LATE_MS) {
+            self.order.pop_front();
+            if self.stamps.get(&old).is_some_and(|(_, last)| *last == at) {
+                self.stamps.remove(&old);
+            }
+        }
+        if self.stamps.get(&slot).is_some_and(|(latest, _)| *latest > stamp_ms) {
+            return true;
+        }
+        self.stamps.insert(slot, (stamp_ms, now));
+        self.order.push_back((now, slot));
+        false
+    }
+
+    /// The cell is forgotten.
+    pub(crate) fn forget(&mut self, slot: Slot) {
+        self.stamps.remove(&slot);
+    }
+}
+
+fn ahead(stamp_ms: u64, wall_ms: u64) -> i64 {
+    i64::try_from(stamp_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(wall_ms)
 }
 
 impl Dmq {
@@ -151,8 +191,18 @@ mod tests {
             };
             assert_eq!(at(8, 8), 0);
             assert_eq!(at(205, 225), 20_000);
-            assert_eq!(at(1_000, 1_020), 0, "too long ago");
+            assert_eq!(at(300, 300), 0);
+            assert_eq!(at(4_000, 7_600), 3_600_000, "however long it was");
         }
+    }
+
+    #[test]
+    fn what_is_another_servers_says_nothing_of_the_clock() {
+        let mut lateness = Lateness::default();
+        assert_eq!(lateness.of(START, START, Mono(0)), 0);
+        assert_eq!(lateness.by_now(START + 26_000, START), 0);
+        assert_eq!(lateness.by_now(START - 26_000, START), 26_000);
+        assert_eq!(lateness.of(START + 1_000, START + 1_000, Mono(1_000_000)), 0, "as before");
     }
 
     #[test]
@@ -166,6 +216,19 @@ mod tests {
             assert_eq!(lateness.of(START + 200, START + 200, Mono(200_000)), 0);
             assert_eq!(lateness.of(START + 200, START + 5_200, Mono(5_200_000)), 5_000, "as late as it is");
         }
+    }
+
+    #[test]
+    fn of_two_words_within_a_moment_the_one_with_the_lower_stamp_is_behind() {
+        let (mut latest, slot) = (Latest::default(), crate::dmq::book::tests::slot());
+        let mut at = |stamp: u64, ms: u64| latest.is_behind(slot, stamp, Mono(ms * 1_000));
+        assert!(!at(1_002, 0));
+        assert!(at(1_001, 1));
+        assert!(!at(1_002, 2), "the same once more");
+        assert!(!at(1_003, 3));
+        assert!(!at(1_001, 4 + LATE_MS), "its lateness tells");
+        latest.forget(slot);
+        assert!(!latest.is_behind(slot, 1, Mono(4_000)));
     }
 
     #[test]

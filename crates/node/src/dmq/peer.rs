@@ -14,7 +14,7 @@ use super::contests::Contests;
 use super::counters::Counters;
 use super::doubts::Doubts;
 use super::feed::Feed;
-use super::lateness::Lateness;
+use super::lateness::{Lateness, Latest};
 use super::life::Life;
 use super::pull::{LATE_MS, LATE_TCP_MS, Pull};
 use super::streams::Streams;
@@ -124,6 +124,8 @@ pub(crate) struct Peer {
     /// How late its messages about entries are, and those about contacts.
     pub(crate) lateness: Lateness,
     pub(crate) contact_lateness: Lateness,
+    /// In which order it has said what it has said of entries just now.
+    pub(crate) latest: Latest,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
     /// The other nodes that hear it, as far as they are linked with this one.
@@ -225,6 +227,7 @@ impl Peer {
             comeback: Comeback::default(),
             lateness: Lateness::default(),
             contact_lateness: Lateness::in_time(),
+            latest: Latest::default(),
             owned: false,
             shared: Vec::new(),
             book: Book::new(durable),
@@ -269,6 +272,7 @@ impl Peer {
         self.counters.reset();
         self.lateness = Lateness::default();
         self.contact_lateness = Lateness::in_time();
+        self.latest = Latest::default();
         self.learned_at = None;
         self.missed();
     }
@@ -377,6 +381,7 @@ impl Peer {
         self.contests.remove(slot);
         self.live_lately.remove(slot);
         self.comeback.forget(slot);
+        self.latest.forget(slot);
         self.book.remove(slot)
     }
 

@@ -174,6 +174,8 @@ pub(crate) enum Verdict {
     Over,
     /// A second dump has to confirm a great loss.
     AskAgain,
+    /// Entries have to be asked for again: it is known now what other nodes know of them.
+    AskEntries,
     /// Absences count only if the server's large datagrams reach us: [`Pull::prove`], and look again.
     Prove,
 }

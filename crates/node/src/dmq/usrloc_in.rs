@@ -41,8 +41,8 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         return;
     }
     let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
-    let late = lateness(peer, contact, cx);
-    if how != How::Live || late < LOST_MS {
+    let late = if how == How::Live { lateness(peer, row, cx) } else { 0 };
+    if late < LOST_MS {
         return merge(peer, row, &member, how, cx);
     }
     merge(peer, row, &member, How::Held(Wall(cx.now.wall.0.saturating_sub(late))), cx);
@@ -66,14 +66,22 @@ const LOST_MS: u64 = 3_000;
 pub(crate) fn is_old(peer: &mut Peer, action: &kdmq::usrloc::Action<'_>, cx: &Cx<'_>) -> bool {
     let kdmq::usrloc::Action::Update(row) = action else { return false };
     let least = if peer.pull.dump(cx.now.mono) == Dump::No { LATE_MS } else { LOST_MS };
-    lateness(peer, &row.contact, cx) >= least
+    lateness(peer, row, cx) >= least
 }
 
-/// How long ago a message tells what it tells, milliseconds; 0 if it does not say.
-fn lateness(peer: &mut Peer, contact: &Contact<'_>, cx: &Cx<'_>) -> u64 {
-    match contact.last_modified.saturating_mul(1_000) {
+/// How long ago a message tells what it tells, milliseconds; 0 if it does not say. A contact that is known may be another
+/// server's, and its time by that one's clock.
+fn lateness(peer: &mut Peer, row: &Row<'_>, cx: &Cx<'_>) -> u64 {
+    let contact = &row.contact;
+    let stamp = contact.last_modified.saturating_mul(1_000);
+    let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
+    let held = held(cx.replica, cx.now.wall, &row.aor, &member).and_then(|held| held.contact);
+    match stamp {
         0 => 0,
-        stamp => peer.contact_lateness.of(stamp, cx.now.wall.0, cx.now.mono),
+        _ if held.is_some_and(|held| location::compare_events(&held, contact) == Event::Same) => {
+            peer.contact_lateness.by_now(stamp, cx.now.wall.0)
+        }
+        _ => peer.contact_lateness.of(stamp, cx.now.wall.0, cx.now.mono),
     }
 }
 

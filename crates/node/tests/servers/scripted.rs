@@ -32,6 +32,8 @@ pub(crate) struct Server {
     /// Sets whose stamp was too old.
     pub(crate) kept_out: u64,
     generation: Generation,
+    /// How far its clock is behind, as far as it stamps entries, milliseconds.
+    pub(crate) behind_ms: u64,
     /// Seconds of `autoexpire` by table; other tables do not expire.
     pub(crate) autoexpire: BTreeMap<String, u64>,
     /// Data requests received, retransmissions not counted, with their channel.
@@ -62,6 +64,7 @@ impl Server {
             lacks: BTreeSet::new(),
             kept_out: 0,
             generation,
+            behind_ms: 0,
             autoexpire: BTreeMap::from([("exp".to_owned(), 3_600)]),
             received: Vec::new(),
             counters: BTreeMap::new(),
@@ -343,7 +346,7 @@ impl Server {
     pub(crate) fn set(&mut self, table: &str, key: &str, value: Value<'static>, wall_s: u64) {
         let expire = self.autoexpire.get(table).map_or(0, |s| wall_s + s);
         let at = (table.to_owned(), key.to_owned());
-        let stamp = (START_MS + self.now_ms).max(self.stamps.get(&at).map_or(0, |stored| stored + 1));
+        let stamp = (START_MS + self.now_ms - self.behind_ms).max(self.stamps.get(&at).map_or(0, |stored| stored + 1));
         let shown = (self.generation == Generation::V6).then_some(stamp);
         let body = htable::encode_set(table.as_bytes(), key.as_bytes(), &value, shown).unwrap();
         self.stamps.insert(at.clone(), stamp);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::world::{World, config, text, two};
+use kdmq::Generation;
 use starling_node::config::HtableConfig;
 use starling_node::{Command, CommandId, CommandOk, Config, Input, Pattern};
 use tables::htable::Value;
@@ -157,4 +158,58 @@ fn a_value_that_no_server_can_hold_is_refused() {
     .any(|output| matches!(output, starling_node::Output::Done { id: CommandId(9), result: Err(_) }));
     assert!(refused);
     let _ = CommandOk::Done;
+}
+
+#[test]
+fn what_a_dump_shows_before_the_server_could_say_it_is_not_taken_back() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    world.server(k1).set("plain", "k", text("old"), wall);
+    world.run_ms(40_000);
+    world.server(k1).delete("plain", "k");
+    world.run_ms(5_000);
+    let before = world.server(k1).received.len();
+    // Its message is lost at first, and the set of an unknown table makes the node ask for a dump.
+    world.server(k1).entries.insert(("plain".to_owned(), "k".to_owned()), (text("new"), 0));
+    world.server(k1).set("unknown", "x", text("1"), wall);
+    world.run_ms(450);
+    let received = &world.server(k1).received[before..];
+    let asked = received.iter().any(|(_, body)| body.starts_with(br#"{"action":1"#));
+    assert!(asked, "{received:?}");
+    world.server(k1).set("plain", "k", text("new"), wall);
+    world.run_ms(20_000);
+    let received = &world.server(k1).received[before..];
+    let deletes = received.iter().filter(|(_, body)| body.starts_with(br#"{"action":4"#)).count();
+    assert_eq!(deletes, 0, "{received:?}");
+    assert_eq!(world.server(k1).entry("plain", "k").as_deref(), Some("new"));
+    assert_eq!(world.server(k2).entry("plain", "k").as_deref(), Some("new"));
+}
+
+#[test]
+fn what_dumps_show_again_and_again_though_it_was_deleted_is_deleted_there() {
+    let (mut world, k1, k2) = two();
+    let wall = world.wall_s();
+    world.server(k1).set("plain", "k", text("old"), wall);
+    world.run_ms(40_000);
+    world.server(k2).delete("plain", "k");
+    world.run_ms(5_000);
+    world.server(k1).entries.insert(("plain".to_owned(), "k".to_owned()), (text("old"), 0));
+    world.server(k1).set("unknown", "x", text("1"), wall);
+    world.run_ms(30_000);
+    assert_eq!(world.server(k1).entry("plain", "k"), None);
+    assert_eq!(world.server(k2).entry("plain", "k"), None);
+}
+
+#[test]
+fn what_a_server_with_another_clock_sets_just_after_something_else_counts() {
+    let mut world = World::new(config());
+    let (k1, k2) = (world.start_as("127.0.0.11:5060", Generation::V6), world.start("127.0.0.12:5060"));
+    world.server(k1).behind_ms = 2_000;
+    world.run_ms(20_000);
+    for (value, wait_ms) in [("a", 600), ("b", 600), ("c", 20_000)] {
+        let wall = world.wall_s();
+        world.server(k1).set("plain", "k", text(value), wall);
+        world.run_ms(wait_ms);
+    }
+    assert_eq!(world.server(k2).entry("plain", "k").as_deref(), Some("c"));
 }

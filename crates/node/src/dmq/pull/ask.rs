@@ -28,6 +28,10 @@ impl Dmq {
             Next::Send(channel) => ask(peer, channel, front, cx),
             Next::Conclude => match super::conclude(peer, &self.facts, cx) {
                 Verdict::AskAgain => start_pull(peer, true, front, cx),
+                Verdict::AskEntries => {
+                    peer.pull.want_entries();
+                    start_pull(peer, false, front, cx);
+                }
                 Verdict::Prove => {
                     let list = self.list_for(id, &self.nodes, cx);
                     if let Some(peer) = self.peers.get_mut(&id) {

@@ -19,7 +19,10 @@ use crate::io::Level;
 /// Draws the consequences of a finished pull: what the server has dropped is removed, what it lacks
 /// is queued. Or tells what has to come first.
 pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdict {
-    let now_s = cx.now.wall.0 / 1_000;
+    if peer.pull.take_passed_over() && peer.joined {
+        return Verdict::AskEntries;
+    }
+    let begun = cx.now.wall.0.saturating_sub(cx.now.mono.ms_since(peer.pull.got().begun));
     let mut absent = absent(peer, &peer.pull.got(), facts, cx);
     if planted::on(Bug::AbsenceIgnored) {
         absent.lacking.extend(absent.gone.drain(..).map(|(slot, _)| slot));
@@ -71,7 +74,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
         (peer.gap, peer.own_gap) = (false, false);
         peer.comeback.dumped(peer.pull.got().begun);
         peer.comeback.again = false;
-        peer.figures.last_sync = Some(now_s);
+        peer.figures.last_sync = peer.joined.then_some(begun / 1_000).or(peer.figures.last_sync);
     } else {
         let wait = 60_000;
         peer.pull.retry_at = Some(cx.now.mono.plus_ms(wait));

@@ -23,6 +23,8 @@ pub(super) struct Questions {
     /// Whether a dump differs from what was said a moment before, and whether it is the second one for that reason.
     differs: bool,
     looked_again: bool,
+    /// Whether entries were passed over that others may know more about.
+    passed_over: bool,
 }
 
 impl Pull {
@@ -51,6 +53,21 @@ impl Pull {
     /// A dump differs from what was said just before it was asked for.
     pub(crate) fn found_difference(&mut self) {
         self.questions.differs = true;
+    }
+
+    /// An entry of a dump is passed over until it is known what other nodes know of it.
+    pub(crate) fn pass_over(&mut self) {
+        self.questions.passed_over = true;
+    }
+
+    /// Whether any was since the last call.
+    pub(super) fn take_passed_over(&mut self) -> bool {
+        std::mem::take(&mut self.questions.passed_over)
+    }
+
+    /// Whether this is the second dump for that reason.
+    pub(crate) fn looks_again(&self) -> bool {
+        self.questions.looked_again
     }
 
     /// If what was got may answer an older question, it is asked for once more when nothing of that can come. If it differs from
