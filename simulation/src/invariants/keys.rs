@@ -141,15 +141,23 @@ impl Keys {
             return true;
         }
         let told = self.told.get(key).map_or(&[][..], Vec::as_slice);
-        deeds.iter().filter(|deed| value_of(deed) == shown).any(|deed| {
+        let may_beat = |deed: &Deed| {
             let refused = matches!(deed.ended, Some((_, Ended::Refused)));
             let Some(at) = deed.taken.filter(|_| !refused) else { return false };
             // Its message may have been on its way for a while, and then counts from its arrival.
+            let value = value_of(deed);
             let late =
-                told.iter().filter(|(_, value)| value.as_deref() == shown).map(|(write, _)| model.write(*write).at);
+                told.iter().filter(|(_, told)| told.as_deref() == value).map(|(write, _)| model.write(*write).at);
             let heard = late.filter(|&heard| heard >= at && heard.ms_since(at) <= LATE_MS).max();
             at.max(heard.unwrap_or(at)).plus_ms(tolerance) >= taken
-        })
+        };
+        // What came after it at the same place beats whatever that beats. Only values tell whose write was late.
+        let is_set = |deed: &Deed| value_of(deed).is_some();
+        let follows = |deed: &Deed, first: &Deed| is_set(first) && first.at == deed.at && first.taken <= deed.taken;
+        deeds
+            .iter()
+            .filter(|deed| value_of(deed) == shown)
+            .any(|deed| may_beat(deed) || deeds.iter().any(|first| follows(deed, first) && may_beat(first)))
     }
 
     /// Entries of a table with an expiry die by it; the first after the last deed, in tables where a set does not renew.
@@ -283,6 +291,23 @@ mod tests {
         case.deed(set("2"));
         case.stray("1");
         assert_eq!(case.verdict(), Ok(()), "a server's message may come late");
+    }
+
+    #[test]
+    fn what_follows_a_late_word_at_the_same_server_may_win_as_that_may() {
+        for (at, holds) in [(Entry::Server(0), true), (Entry::Server(1), false)] {
+            let mut case = Case::new();
+            for (value, at) in [("a", Entry::Server(0)), ("b", at)] {
+                let early = case.world.ledger.begin(set(value), at, case.world.now);
+                case.world.ledger.taken(early, case.world.now);
+                case.world.ledger.end(early, Ended::Done, case.world.now);
+            }
+            case.world.pass(14_000);
+            case.deed(set("2"));
+            case.stray("a");
+            case.stray("b");
+            assert_eq!(case.verdict().is_ok(), holds, "{at:?}");
+        }
     }
 
     #[test]
