@@ -319,12 +319,12 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
             // It has said since that somebody registered again.
             return;
         }
-        let repeated = how == How::Live && peer.comeback.look_at.is_some();
         peer.book.remove(held.slot);
         if survives(&held, &row.contact) {
             return peer.correct(held.slot, cx);
         }
-        if repeated && names(&held, &row.contact) {
+        // However late it is known to be, it may be later than that.
+        if peer.comeback.look_at.is_some() && names(&held, &row.contact) {
             return remove_repeated(peer, (held.slot, held.order), row, &member, cx);
         }
     }
