@@ -52,6 +52,8 @@ pub(crate) struct Counters {
     /// What the server had of keys when it first spoke, while nobody could say what of that is known elsewhere: see
     /// [`settle_unknown`].
     unknown: BTreeMap<Key, i64>,
+    /// Keys of which nothing is known but what a dump has shown that may be older than this process, until they are told.
+    provisional: BTreeSet<Key>,
     /// Whether what is known elsewhere is known here.
     others_known: bool,
 }
@@ -109,6 +111,7 @@ impl Counters {
     pub(crate) fn reset(&mut self) {
         self.unsaved.extend(std::mem::take(&mut self.keys).into_keys());
         self.restored.clear();
+        self.provisional.clear();
         self.dirty.clear();
         self.intents.clear();
         self.stampless = false;
@@ -118,6 +121,7 @@ impl Counters {
     pub(crate) fn drop_entry(&mut self, key: &Key) {
         self.unsaved.insert(key.clone());
         self.unknown.remove(key);
+        self.provisional.remove(key);
         match self.keys.get_mut(key) {
             // What is under way may bring the entry back; the answer makes us look.
             Some(known) if known.is_open() => known.clear(),
@@ -315,8 +319,16 @@ fn take(
         peer.counters.is_stampless(cx.now.mono);
     }
     let key = (at.0.to_owned(), at.1.to_vec());
-    let fresh = !peer.counters.keys.contains_key(&key);
-    let (base, guessed) = if fresh { first_base(peer, at, said, how, cx) } else { (0, false) };
+    let anew = peer.counters.provisional.remove(&key);
+    let fresh = anew || !peer.counters.keys.contains_key(&key);
+    if fresh {
+        peer.counters.keys.remove(&key);
+    }
+    let (base, guessed) = if fresh { first_base(peer, at, (said, anew), how, cx) } else { (0, false) };
+    // A node of which nothing is left may have asked for it, before others were told what the server has had since.
+    if fresh && matches!(source, Source::Dump { asked } if asked < peer.pull.proves().0) {
+        peer.counters.provisional.insert(key.clone());
+    }
     let sure = how != How::Dump && !peer.gap;
     let known = peer.counters.known(&key, base, peer.generation);
     known.entered = true;
@@ -392,6 +404,7 @@ pub(crate) fn feed_due(peers: &mut BTreeMap<PeerId, Peer>, front: &mut Front, cx
 }
 
 fn render(peer: &mut Peer, key: Key, cx: &mut Cx<'_>) -> Option<Request> {
+    peer.counters.provisional.remove(&key);
     // Servers count in 32 bits.
     let sum = value(cx.replica, (&key.0, &key.1), cx.now.wall).map(|sum| sum.clamp(i32::MIN.into(), i32::MAX.into()));
     let name = htable::name(&key.0)?.as_bytes();

@@ -13,7 +13,14 @@ use crate::cx::Cx;
 use crate::dmq::peer::{Peer, PeerId};
 
 /// What of a value is counted already, of a server of which nothing was known about this key; and whether that is a guess.
-pub(super) fn first_base(peer: &mut Peer, at: (&str, &[u8]), said: i64, how: How, cx: &Cx<'_>) -> (i64, bool) {
+/// `shown`: but that a dump, perhaps an old one, has shown the key.
+pub(super) fn first_base(
+    peer: &mut Peer,
+    at: (&str, &[u8]),
+    (said, shown): (i64, bool),
+    how: How,
+    cx: &Cx<'_>,
+) -> (i64, bool) {
     if !peer.counters.others_known {
         let before = said - i64::from(how != How::Dump);
         peer.counters.unknown.insert((at.0.to_owned(), at.1.to_vec()), before);
@@ -21,7 +28,7 @@ pub(super) fn first_base(peer: &mut Peer, at: (&str, &[u8]), said: i64, how: How
     }
     match value(cx.replica, at, cx.now.wall) {
         // Its dump would have shown the key, so it has none of the sum.
-        Some(_) if how != How::Dump && !peer.gap => (0, false),
+        Some(_) if how != How::Dump && !peer.gap && !shown => (0, false),
         // It may have counted before we listened: what it has more than the mesh is its own, and a live message says
         // that it has just counted.
         Some(sum) => (sum.min(said - i64::from(how != How::Dump)), true),
