@@ -381,7 +381,19 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &m
     if same {
         return agree(peer, held.slot, held.order, &body, How::Dump, cx);
     }
-    let value = fingerprint(&body);
+    differs(peer, cell, (&table, &body, deadline), (&held, asked), facts, cx);
+}
+
+/// A dump that was asked for then shows something else than what is held, or what is held to be gone.
+fn differs(
+    peer: &mut Peer,
+    cell: &Cell<'_>,
+    (table, body, deadline): (&str, &[u8], Option<u64>),
+    (held, asked): (&Held, Mono),
+    facts: &Facts,
+    cx: &mut Cx<'_>,
+) {
+    let value = fingerprint(body);
     let entry = peer.book.get(held.slot);
     if entry.is_some_and(|e| e.value == value) || peer.feed.may_have_taken(held.slot, value) {
         // What it was known to have, or had from us, and the mesh has gone on: it lags, whatever it was presumed to have been
@@ -406,14 +418,14 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &m
         let held_body = held.body.as_deref().unwrap_or_default();
         return agree(peer, held.slot, held.order, held_body, How::Dump, cx);
     }
-    let stamp = age(peer, cell, Some(&held), facts, cx);
+    let stamp = age(peer, cell, Some(held), facts, cx);
     let unexplained = matches!(stamp, StampRule::Least) && !held.live && peer.book.get(held.slot).is_none();
     let own = cx.config.dmq.mode == DmqMode::Bridge && !peer.gap;
     if unexplained && own && !peer.pull.looks_again() {
         // All that it says is heard, and nobody else tells it anything, so its word for this is likely still on its way.
         return peer.pull.found_difference();
     }
-    write(peer, (&table, key), Some(&body), deadline, stamp, How::Dump, cx);
+    write(peer, (table, &cell.key), Some(body), deadline, stamp, How::Dump, cx);
     if cx.replica.cell(held.slot).is_some_and(|cell| cell.order == held.order) {
         peer.comeback.outdone(held.slot, asked);
     }

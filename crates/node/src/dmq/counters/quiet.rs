@@ -234,11 +234,13 @@ impl Quiet {
     }
 
     /// Which value that a set has replaced since a dump was asked for its entry was read after, if it shows `said`: the
-    /// greatest that is not above it, unless what the server has is nearer. A set sent shortly before the question may be answered before it arrives.
+    /// greatest that is not above it, unless what the server has is nearer, or lies on the way from a sum of ours to what it has
+    /// said since. A set sent shortly before the question may be answered before it arrives.
     fn replaced_below(&self, said: i64, asked: Mono, now: Mono) -> Option<i64> {
         let old = |set: &&Replaced| set.answered < asked && now.ms_since(set.answered) >= LIVELY_MS;
         let sets = self.replaced.iter().skip_while(old);
-        let before = sets.map(|set| set.before).filter(|value| *value <= said).max()?;
+        let later = sets.filter(|set| self.base <= said || set.sum > said);
+        let before = later.map(|set| set.before).filter(|value| *value <= said).max()?;
         (self.base > said || self.base < before).then_some(before)
     }
 
@@ -468,5 +470,16 @@ mod tests {
         quiet.sent(7);
         assert_eq!(quiet.said(4, ASKED, Mono(0)), Some(0));
         assert_eq!(quiet.said(5, ASKED, Mono(0)), Some(1));
+    }
+
+    #[test]
+    fn a_dump_that_was_read_just_before_the_last_message_has_nothing_new() {
+        let mut quiet = Quiet::new(240);
+        quiet.sent(241);
+        quiet.ended(true, Mono(100_000_000));
+        let asked = Mono(101_900_000);
+        assert_eq!(quiet.said(242, Source::Live, asked.plus_ms(4)), Some(1));
+        assert_eq!(quiet.said(241, Source::Dump { asked }, asked.plus_ms(18)), None);
+        assert_eq!(quiet.believed(), 242);
     }
 }
