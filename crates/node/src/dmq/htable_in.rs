@@ -125,7 +125,7 @@ fn set(
     };
     write(peer, (&table, key), Some(&body), deadline, stamp, how, cx);
     if let (Some(ms), Some(slot)) = (said, cx.replica.slot(&table, key, b"")) {
-        peer.latest.is_behind(slot, ms, cx.now.mono);
+        peer.latest.enter(slot, ms, cx.now.mono);
     }
 }
 
@@ -134,7 +134,7 @@ fn set(
 fn is_overtaken(peer: &mut Peer, held: &Held, body: &[u8], last_modified: Option<u64>, cx: &Cx<'_>) -> bool {
     let Some(at) = last_modified.filter(|_| peer.generation == kdmq::Generation::V6) else { return false };
     let then = peer.lateness.in_time_at(at, cx.now.wall).0;
-    let overtaken = peer.latest.is_behind(held.slot, at, cx.now.mono) || then + LATE_MS < held.order.stamp.time.ms();
+    let overtaken = peer.latest.enter(held.slot, at, cx.now.mono) || then + LATE_MS < held.order.stamp.time.ms();
     overtaken && held.body.as_deref() != Some(body) && peer.book.holds(held.slot, held.order.into())
 }
 

@@ -97,8 +97,8 @@ pub(crate) struct Latest {
 }
 
 impl Latest {
-    /// Whether something with a later stamp was said of the cell; else this is the latest.
-    pub(crate) fn is_behind(&mut self, slot: Slot, stamp_ms: u64, now: Mono) -> bool {
+    /// Enters what was said of a cell. Says whether something with a later stamp was said before; else this is the latest.
+    pub(crate) fn enter(&mut self, slot: Slot, stamp_ms: u64, now: Mono) -> bool {
         while let Some((at, old)) = self.order.front().copied().filter(|(at, _)| now.ms_since(*at) > LATE_MS) {
             self.order.pop_front();
             if self.stamps.get(&old).is_some_and(|(_, last)| *last == at) {
@@ -221,14 +221,14 @@ mod tests {
     #[test]
     fn of_two_words_within_a_moment_the_one_with_the_lower_stamp_is_behind() {
         let (mut latest, slot) = (Latest::default(), crate::dmq::book::tests::slot());
-        let mut at = |stamp: u64, ms: u64| latest.is_behind(slot, stamp, Mono(ms * 1_000));
+        let mut at = |stamp: u64, ms: u64| latest.enter(slot, stamp, Mono(ms * 1_000));
         assert!(!at(1_002, 0));
         assert!(at(1_001, 1));
         assert!(!at(1_002, 2), "the same once more");
         assert!(!at(1_003, 3));
         assert!(!at(1_001, 4 + LATE_MS), "its lateness tells");
         latest.forget(slot);
-        assert!(!latest.is_behind(slot, 1, Mono(4_000)));
+        assert!(!latest.enter(slot, 1, Mono(4_000)));
     }
 
     #[test]
