@@ -28,8 +28,9 @@ const CROSSED_MS: u64 = 2_000;
 /// A server repeats what was lost for so long (`fr_timer`, and a margin), milliseconds.
 const REPEATED_MS: u64 = 32_000;
 
-/// How many values are kept that were replaced by our sets so lately that a dump may show them.
-const REPLACED: usize = 16;
+/// How many values are kept that were replaced by our sets so lately that a dump may show them. One that was asked for before
+/// more of them says nothing that could be understood.
+const REPLACED: usize = 64;
 
 /// How many sums are kept that had no answer: a server that leaves more of them unanswered in a row counts as silent.
 const UNANSWERED: usize = 8;
@@ -65,6 +66,8 @@ pub(super) struct Quiet {
     guessed: Option<i64>,
     /// Our last sets; the newest last.
     replaced: VecDeque<Replaced>,
+    /// When the newest set was answered that is not kept there any more.
+    dropped: Option<Mono>,
 }
 
 /// One of our sets.
@@ -89,6 +92,7 @@ impl Quiet {
             unanswered: Vec::new(),
             guessed: None,
             replaced: VecDeque::new(),
+            dropped: None,
         }
     }
 
@@ -178,6 +182,9 @@ impl Quiet {
                 self.taken = self.telling == Some(said);
                 self.base = said;
                 return Some(0);
+            }
+            if self.dropped.is_some_and(|answered| answered >= asked) {
+                return None;
             }
             if let Some(before) = self.replaced_below(said, asked, now) {
                 // What it had counted until then is counted, and the set has come after it.
@@ -270,7 +277,7 @@ impl Quiet {
     /// The server has this sum of ours instead of the base.
     fn replaced(&mut self, sum: i64, now: Mono) {
         if self.replaced.len() == REPLACED {
-            self.replaced.pop_front();
+            self.dropped = self.replaced.pop_front().map(|set| set.answered);
         }
         self.replaced.push_back(Replaced { before: self.base, sum, answered: now });
     }
@@ -338,6 +345,23 @@ mod tests {
         quiet.ended(true, T0);
         let later = T0.plus_ms(LIVELY_MS);
         assert_eq!(quiet.said(83, Source::Dump { asked: later }, later), Some(-9), "asked after it: a decrement");
+    }
+
+    #[test]
+    fn a_dump_that_was_asked_for_before_more_sets_than_are_kept_says_nothing() {
+        const T0: Mono = Mono(60_000_000);
+        let sets = 2 * REPLACED as i64;
+        for shown in [0, 3, sets / 2] {
+            let mut quiet = Quiet::new(0);
+            for sum in 1..=sets {
+                quiet.sent(sum);
+                quiet.ended(true, T0.plus_ms(100 * sum as u64));
+            }
+            let now = T0.plus_ms(20_000);
+            assert_eq!(quiet.said(shown, Source::Dump { asked: T0 }, now), None, "{shown}");
+            assert_eq!(quiet.believed(), sets);
+            assert_eq!(quiet.said(sets + 1, Source::Dump { asked: now }, now), Some(1), "a new one is understood");
+        }
     }
 
     #[test]
