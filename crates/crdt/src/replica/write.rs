@@ -106,6 +106,33 @@ impl Replica {
         matches!(self.commit(facts.table, Some((slot, facts)), &draft, 0), Outcome::Written(..))
     }
 
+    /// Dates the ends again that this origin gave a birth itself, because it did not know what it ended: for when our clock
+    /// was found to have been behind the others'. Their births are then earlier than those of the versions that they beat, so
+    /// they would be forgotten before these are dead (R1). Each that is held is written once more, born now; how many.
+    pub fn end_again(&mut self, now: Wall) -> usize {
+        let own = self.dots.range(self.origin, 1..=self.seq);
+        let dated_here = |facts: &Facts| {
+            let ranked = self.table(facts.table).rules.max_life.is_some();
+            // A copied birth of that very second is harmless: its end is only kept for longer.
+            ranked && facts.order.removed && facts.birth == Some(facts.order.stamp.time.secs())
+        };
+        let ends: Vec<(u32, Facts)> = own
+            .filter_map(|(_, slot)| Some((slot, self.facts(slot)?)))
+            .filter(|(_, facts)| dated_here(facts))
+            .collect();
+        let mut ended = 0;
+        for (slot, facts) in ends {
+            let stamp = self.fresh_stamp(now);
+            let blob: Box<[u8]> = self.slots.bytes(slot).unwrap_or_default().into();
+            let Ok(CellRef { key, member, .. }) = CellRef::decode(&blob) else { continue };
+            let (rank, birth) = (facts.order.rank, Some(stamp.time.secs()));
+            let draft = Draft { key, member, rank, stamp, birth, deadline: None, body: None };
+            ended +=
+                usize::from(matches!(self.commit(facts.table, Some((slot, facts)), &draft, 0), Outcome::Written(..)));
+        }
+        ended
+    }
+
     /// A stamp above everything given and observed.
     pub(crate) fn fresh_stamp(&mut self, now: Wall) -> Stamp {
         Stamp { time: self.hybrid.tick(now), node: self.node }

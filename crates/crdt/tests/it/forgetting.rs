@@ -123,6 +123,35 @@ fn what_is_ended_unseen_is_born_by_the_hybrid_clock_and_beats_what_was_born_befo
 }
 
 #[test]
+fn what_was_ended_unseen_by_a_clock_that_was_behind_is_ended_again_when_that_is_known() {
+    let (mut a, mut b) = (replica(1, rules()), replica(2, rules()));
+    let (body, deadline) = (Some(&b"v"[..]), Some(u64::MAX));
+    let write = Write { table: "dlg", body, deadline, rank: 4, birth: Some(at(3_600).secs()), ..blank() };
+    let Ok(Outcome::Written(slot, _)) = a.write(at(3_600), write) else { panic!("nothing is held") };
+    let live = a.bytes(slot).unwrap().to_vec();
+    let end = Write { table: "dlg", rank: 5, ..blank() };
+    b.write(NOW, end).unwrap();
+    b.write(NOW, Write { key: b"known", body, deadline, birth: Some(at(0).secs() - 30), ..end }).unwrap();
+    b.write(at(1), Write { key: b"known", rank: 6, ..end }).unwrap();
+    put(&mut b, NOW, "st", "other", "v");
+    b.set_skewed(true);
+    b.tick(at(3_600));
+    assert_eq!(b.cells_held(), 3, "nothing is forgotten meanwhile");
+
+    assert_eq!(b.end_again(at(3_600)), 1, "what it had not known");
+    b.set_skewed(false);
+    b.tick(at(3_600));
+    assert_eq!(b.cells_held(), 2, "the other end was dated right");
+    assert!(matches!(b.merge_pushed(at(3_600), &live, 0), Merged::Stale));
+    let slot = b.slot("dlg", b"k", b"").unwrap();
+    assert_eq!(b.cell(slot).map(|cell| (cell.birth, cell.order.rank)), Some((Some(at(3_600).secs()), 5)));
+    b.tick(at(3_703));
+    assert!(b.slot("dlg", b"k", b"").is_some(), "what it beats may live so long");
+    b.tick(at(3_704));
+    assert!(b.slot("dlg", b"k", b"").is_none());
+}
+
+#[test]
 fn the_least_stamp_keeps_the_deadline() {
     let mut a = replica(1, rules());
     let (body, deadline) = (Some(&b"v"[..]), Some(NOW.secs() + 20));

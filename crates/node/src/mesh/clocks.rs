@@ -114,7 +114,11 @@ impl Mesh {
         if let Some(peer) = self.peer_mut(id) {
             peer.offset.measure(wall, sent, now, max_ms);
             if peer.offset.ms().is_some() && !peer.offset.skewed() {
-                self.jumped_ms = 0;
+                let was_behind = std::mem::take(&mut self.jumped_ms) > i64::try_from(max_ms).unwrap_or(i64::MAX);
+                // Before anything is forgotten: R1.
+                if was_behind {
+                    cx.replica.end_again(now.wall);
+                }
             }
             self.judge_skew(id, cx);
         }
