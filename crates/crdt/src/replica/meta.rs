@@ -147,6 +147,8 @@ impl Replica {
         if !restored.damaged.is_empty() {
             self.clock = Clock::new();
             self.retired = BTreeMap::new();
+            // G must be within the clock: nobody could ever cover what its owner does not.
+            self.forgotten = Clock::new();
         }
         self.clock.join(&held);
         if planted::on(Bug::OriginReused) {

@@ -272,6 +272,30 @@ fn a_damaged_disk_makes_the_clock_cover_only_what_is_held() {
 }
 
 #[test]
+fn two_damaged_disks_leave_nothing_that_neither_can_give_the_other() {
+    let (mut a, mut b) = pair();
+    delete(&mut a, NOW, "st", "gone");
+    let kept = put(&mut a, NOW, "st", "k", "v");
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    a.tick(NOW);
+    sync(&mut a, &mut b, NOW).unwrap();
+    assert!(a.forgotten().max(a.origin()) > 0, "the delete is forgotten");
+    let mut again = [(&a, 1), (&b, 2)].map(|(before, node)| {
+        let mut again = Replica::new(NodeId(node), Origin(u64::from(node) + 10), rules(), 1);
+        let cells = [Box::from(before.bytes(kept).unwrap_or_default()), Box::from([0xff])];
+        again.restore(before.meta(), cells);
+        again
+    });
+    let [one, other] = &mut again;
+    sync_both(one, other, NOW);
+    for (one, other) in [(&*one, &*other), (other, one)] {
+        assert!(one.accepts_pushes(other.clock()));
+        assert!(one.clock().includes(other.forgotten()));
+    }
+}
+
+#[test]
 fn a_slot_is_not_reused_while_changes_are_undrained() {
     let (mut a, _) = pair();
     let slot = delete(&mut a, NOW, "st", "k");
