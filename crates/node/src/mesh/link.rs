@@ -164,7 +164,7 @@ pub(super) struct Peer {
     pub ask_at: Option<Mono>,
     /// No session is asked of it before this.
     pub pull_after: Mono,
-    /// Sessions in a row that came to nothing.
+    /// Sessions in a row that failed or were in vain.
     pub pull_failures: u32,
     /// Clock offset (R3).
     pub offset: Offset,

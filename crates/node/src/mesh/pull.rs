@@ -9,13 +9,14 @@ use crdt::{Incoming, SyncRequest};
 use rand::seq::IndexedRandom;
 
 use super::Mesh;
+use super::link::Peer;
 use super::wire::{Assembler, Session, WireError, frames};
 use crate::cx::Cx;
 use crate::io::{Lane, Level, LinkId, Mono, Output};
 
 /// A session that brings nothing for so long is given up, milliseconds.
 const STALL_MS: u64 = 10_000;
-/// The longest wait after sessions that failed in a row, milliseconds.
+/// The longest wait after sessions in a row that failed or were in vain, milliseconds.
 const BACKOFF_MAX_MS: u64 = 8_000;
 
 /// A session under way.
@@ -140,7 +141,6 @@ impl Mesh {
         cx.stats.sync_pulls_done += 1;
         self.pulled = true;
         if let Some(peer) = self.peer_mut(pull.link) {
-            peer.pull_failures = 0;
             let text = format!("synced with {}: {} cells", peer.name, pull.cells);
             cx.log(if pull.cells > 0 { Level::Info } else { Level::Debug }, text);
         }
@@ -152,6 +152,15 @@ impl Mesh {
                 link.show = true;
             }
         }
+        if let Some(peer) = self.peer_mut(pull.link) {
+            // One that has brought nothing, from a peer that still shows more, is not repeated at once: whatever the reason
+            // is, the next may bring nothing either.
+            if pull.cells == 0 && peer.ask_at.is_some() {
+                peer.rest(cx.now.mono);
+            } else {
+                peer.pull_failures = 0;
+            }
+        }
         self.pull_tick(cx);
     }
 
@@ -161,9 +170,7 @@ impl Mesh {
         cx.out.push_back(Output::CloseLane { link: pull.link, lane: pull.lane() });
         let now = cx.now.mono;
         if let Some(peer) = self.peer_mut(pull.link) {
-            let backoff = 250u64.saturating_mul(1 << peer.pull_failures.min(5)).min(BACKOFF_MAX_MS);
-            peer.pull_failures += 1;
-            peer.pull_after = now.plus_ms(backoff);
+            peer.rest(now);
             let text = format!("sync with {} broke off after {} cells: {why}", peer.name, pull.cells);
             cx.log(Level::Info, text);
         }
@@ -183,6 +190,15 @@ impl Mesh {
             self.pull = None;
             cx.stats.sync_pulls_aborted += 1;
         }
+    }
+}
+
+impl Peer {
+    /// The peer is not asked for a while, the longer the more often in a row this was called.
+    fn rest(&mut self, now: Mono) {
+        let backoff = 250u64.saturating_mul(1 << self.pull_failures.min(5)).min(BACKOFF_MAX_MS);
+        self.pull_failures += 1;
+        self.pull_after = now.plus_ms(backoff);
     }
 }
 

@@ -8,12 +8,12 @@ mod state;
 
 use std::collections::BTreeMap;
 
-use crdt::{Dot, NodeId, Origin, Rules, TableRules};
+use crdt::{Clock, Dot, NodeId, Origin, Rules, TableRules};
 use rand::RngExt;
 
 use self::net::{Net, STABLE, TIMED, addr, rules};
 use crate::config::{Ack, Config, DmqConfig, DmqMode, Timing};
-use crate::io::{Input, Lane, LinkId};
+use crate::io::{Input, Lane, LinkId, Tree};
 
 pub(crate) fn config(index: usize, durable: bool) -> Config {
     let id = index as u64 + 1;
@@ -270,6 +270,24 @@ fn a_disk_that_refuses_is_offered_the_same_again() {
     net.crash(1);
     net.restart(0);
     assert_eq!(net.get(0, STABLE, "k").as_deref(), Some("v"));
+}
+
+#[test]
+fn a_peer_that_shows_what_it_cannot_give_is_asked_again_and_again_but_seldom() {
+    let mut net = cluster(12, 2, true);
+    net.run(1_000);
+    net.crash(1);
+    let unknown: Clock = [Dot { origin: Origin(77), seq: 1 }].into_iter().collect();
+    let forgotten = postcard::to_stdvec(&unknown).unwrap();
+    net.nodes[1].disk.insert((Tree::Meta, b"replica/forgotten".to_vec()), forgotten.into());
+    net.restart(1);
+    net.until(5_000, "linked", Net::meshed);
+    let before = net.nodes[0].stats.sync_pulls_done;
+    net.run(60_000);
+    let vain = net.nodes[0].stats.sync_pulls_done - before;
+    assert!((5..20).contains(&vain), "{vain}");
+    net.set(1, STABLE, "k", Some("v"));
+    net.until(10_000, "a write comes with the next", |net| net.get(0, STABLE, "k").is_some());
 }
 
 #[test]
