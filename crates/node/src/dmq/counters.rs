@@ -7,6 +7,7 @@
 //! Of a counter that was deleted, increments that the delete had not seen are discarded; one that crosses the delete on
 //! its way may count either way.
 
+mod known;
 mod quiet;
 mod saved;
 mod stamped;
@@ -19,6 +20,8 @@ use crdt::{Change, Replica, Wall, counter};
 use kdmq::Generation;
 use tables::htable::{self, Value};
 
+pub(crate) use self::known::Told;
+use self::known::{Known, Way};
 use self::quiet::{Quiet, Source};
 pub(crate) use self::saved::Saved;
 use self::stamped::{Next, Stamped};
@@ -56,32 +59,6 @@ pub(crate) struct Counters {
     provisional: BTreeSet<Key>,
     /// Whether what is known elsewhere is known here.
     others_known: bool,
-}
-
-#[derive(Debug)]
-struct Known {
-    way: Way,
-    /// Whether a delete of ours is under way.
-    deleting: bool,
-    /// Whether the server is known to have an entry: one of 0 is a counter too.
-    entered: bool,
-}
-
-#[derive(Debug)]
-enum Way {
-    Quiet(Quiet),
-    Stamped(Stamped),
-}
-
-/// How a request that told a counter ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// With 200.
-    Seen,
-    /// With this other code.
-    Refused(u16),
-    /// Without an answer.
-    Unanswered,
 }
 
 impl Counters {
@@ -147,14 +124,14 @@ impl Counters {
         let stamped = generation == Generation::V6 && !self.stampless;
         self.keys.entry(key.clone()).or_insert_with(|| {
             let way = if stamped { Way::Stamped(Stamped::new(base)) } else { Way::Quiet(Quiet::new(base)) };
-            Known { way, deleting: false, entered: false }
+            Known::new(way, false)
         })
     }
 
-    /// The same for one that is to be told, and whether the server has no entry that it would be.
+    /// The same for one that is to be told, and whether the server may have no entry that it would be.
     fn known_to_lack(&mut self, key: &Key, sum: i64, generation: Generation) -> (&mut Way, bool) {
         let known = self.known(key, 0, generation);
-        (&mut known.way, sum == 0 && !known.entered)
+        (&mut known.way, known.perhaps_gone || sum == 0 && !known.entered)
     }
 
     fn is_stampless(&mut self, now: Mono) {
@@ -203,44 +180,6 @@ impl Counters {
                 Way::Quiet(quiet) => quiet.due_at(),
                 Way::Stamped(stamped) => stamped.due_at(),
             },
-        }
-    }
-}
-
-impl Known {
-    /// What the server had before the first message, as far as messages that others had overtaken have not told better yet.
-    fn guess(&self) -> Option<i64> {
-        match &self.way {
-            Way::Quiet(quiet) => quiet.guess(),
-            Way::Stamped(stamped) => stamped.guess(),
-        }
-    }
-
-    fn is_open(&self) -> bool {
-        self.deleting
-            || match &self.way {
-                Way::Quiet(quiet) => quiet.is_open(),
-                Way::Stamped(stamped) => stamped.is_open(),
-            }
-    }
-
-    fn clear(&mut self) {
-        self.entered = false;
-        match &mut self.way {
-            Way::Quiet(quiet) => quiet.clear(),
-            Way::Stamped(stamped) => stamped.clear(),
-        }
-    }
-
-    fn end(&mut self, how: Told, now: Mono) {
-        self.entered |= how == Told::Seen;
-        self.deleting = false;
-        match (&mut self.way, how) {
-            (Way::Quiet(quiet), Told::Unanswered) => quiet.unanswered(now),
-            (Way::Quiet(quiet), how) => quiet.ended(how == Told::Seen, now),
-            (Way::Stamped(stamped), Told::Seen) => stamped.answered(now),
-            (Way::Stamped(stamped), Told::Refused(_)) => stamped.failed(),
-            (Way::Stamped(stamped), Told::Unanswered) => stamped.unanswered(),
         }
     }
 }
@@ -331,7 +270,7 @@ fn take(
     }
     let sure = how != How::Dump && !peer.gap;
     let known = peer.counters.known(&key, base, peer.generation);
-    known.entered = true;
+    known.heard(said);
     let step = match &mut known.way {
         Way::Quiet(quiet) => {
             if guessed {

@@ -274,6 +274,34 @@ fn a_delete_that_crosses_a_set_is_told_again() {
 }
 
 #[test]
+fn a_delete_that_has_arrived_without_an_answer_leaves_nothing_at_the_server() {
+    for (generation, counted) in [(Generation::V5, 0), (Generation::V5, 2), (Generation::V6, 0), (Generation::V6, 2)] {
+        let mut world = World::new(config());
+        let both = servers(&mut world, &[generation, generation]);
+        for _ in 0..5 {
+            inc(&mut world, both[0], "c");
+        }
+        everywhere(&mut world, "c", 5);
+        world.server(both[1]).reachable = false;
+        world.server(both[0]).delete("calls", "c");
+        world.run_ms(20_000);
+        world.server(both[1]).delete("calls", "c");
+        for _ in 0..counted {
+            inc(&mut world, both[1], "c");
+        }
+        world.server(both[1]).forget_open();
+        // As many as before, so that the sum is what the server had.
+        for _ in counted..5 {
+            inc(&mut world, both[0], "c");
+        }
+        world.run_ms(1_000);
+        world.server(both[1]).reachable = true;
+        world.run_ms(15_000);
+        everywhere(&mut world, "c", 5);
+    }
+}
+
+#[test]
 fn a_table_that_a_server_lacks_is_not_told_for_ever() {
     let mut world = World::new(config());
     let both = servers(&mut world, &[Generation::V6, Generation::V6]);

@@ -60,7 +60,7 @@ impl Counters {
             None => Way::Quiet(Quiet::restore(saved.base, saved.telling.clone())),
             Some(stamp) => Way::Stamped(Stamped::restore(saved.base, stamp)),
         };
-        self.keys.insert(key.clone(), Known { way, deleting: false, entered: saved.base != 0 });
+        self.keys.insert(key.clone(), Known::new(way, saved.base != 0));
         self.restored.insert(key.clone(), saved);
         self.dirty.insert(key);
     }

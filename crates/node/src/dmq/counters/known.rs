@@ -1,0 +1,96 @@
+//! What is known of one counter of a server, whichever way it is told, and how requests about it end. Invariant: a delete
+//! without an answer is not forgotten before the server has spoken or another request was answered.
+
+use super::quiet::Quiet;
+use super::stamped::Stamped;
+use crate::io::Mono;
+
+/// What is known of one counter.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) way: Way,
+    /// Whether a delete of ours is under way.
+    pub(super) deleting: bool,
+    /// Whether one has arrived or not: it had no answer, and the server has not spoken since.
+    pub(super) perhaps_gone: bool,
+    /// Whether the server is known to have an entry: one of 0 is a counter too.
+    pub(super) entered: bool,
+}
+
+/// How it is told.
+#[derive(Debug)]
+pub(super) enum Way {
+    Quiet(Quiet),
+    Stamped(Stamped),
+}
+
+/// How a request that told a counter ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// With 200.
+    Seen,
+    /// With this other code.
+    Refused(u16),
+    /// Without an answer.
+    Unanswered,
+}
+
+impl Known {
+    /// One that nothing is under way about.
+    pub(super) fn new(way: Way, entered: bool) -> Self {
+        Self { way, deleting: false, perhaps_gone: false, entered }
+    }
+
+    /// What the server had before the first message, as far as messages that others had overtaken have not told better yet.
+    pub(super) fn guess(&self) -> Option<i64> {
+        match &self.way {
+            Way::Quiet(quiet) => quiet.guess(),
+            Way::Stamped(stamped) => stamped.guess(),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.deleting
+            || match &self.way {
+                Way::Quiet(quiet) => quiet.is_open(),
+                Way::Stamped(stamped) => stamped.is_open(),
+            }
+    }
+
+    /// What the server says tells whether a delete that had no answer has arrived: then it counts from nothing.
+    pub(super) fn heard(&mut self, said: i64) {
+        let base = match &self.way {
+            Way::Quiet(quiet) => quiet.believed(),
+            Way::Stamped(stamped) => stamped.believed(),
+        };
+        if std::mem::take(&mut self.perhaps_gone) && said.abs() < (said - base).abs() {
+            self.clear();
+        }
+        self.entered = true;
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.entered = false;
+        match &mut self.way {
+            Way::Quiet(quiet) => quiet.clear(),
+            Way::Stamped(stamped) => stamped.clear(),
+        }
+    }
+
+    pub(super) fn end(&mut self, how: Told, now: Mono) {
+        self.entered |= how == Told::Seen;
+        self.perhaps_gone = match how {
+            Told::Unanswered => self.deleting || self.perhaps_gone,
+            Told::Seen => false,
+            Told::Refused(_) => self.perhaps_gone,
+        };
+        self.deleting = false;
+        match (&mut self.way, how) {
+            (Way::Quiet(quiet), Told::Unanswered) => quiet.unanswered(now),
+            (Way::Quiet(quiet), how) => quiet.ended(how == Told::Seen, now),
+            (Way::Stamped(stamped), Told::Seen) => stamped.answered(now),
+            (Way::Stamped(stamped), Told::Refused(_)) => stamped.failed(),
+            (Way::Stamped(stamped), Told::Unanswered) => stamped.unanswered(),
+        }
+    }
+}
