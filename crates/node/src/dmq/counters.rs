@@ -171,10 +171,11 @@ impl Counters {
         intents.len() < before
     }
 
-    fn due_at(&self, key: &Key) -> Option<Mono> {
+    /// When a key may be told, of a server that has shown all that it has, or not: one of which nothing is known may be there.
+    fn due_at(&self, key: &Key, shown: bool) -> Option<Mono> {
         match self.keys.get(key) {
             _ if self.unknown.contains_key(key) || self.intents.contains_key(key) => None,
-            None => Some(Mono(0)),
+            None => shown.then_some(Mono(0)),
             Some(known) if known.deleting => None,
             Some(known) => match &known.way {
                 Way::Quiet(quiet) => quiet.due_at(),
@@ -329,7 +330,7 @@ pub(crate) fn feed_due(peers: &mut BTreeMap<PeerId, Peer>, front: &mut Front, cx
             .counters
             .dirty
             .iter()
-            .filter(|key| peer.counters.due_at(key).is_some_and(|at| at <= cx.now.mono))
+            .filter(|key| peer.counters.due_at(key, peer.pull.has_shown()).is_some_and(|at| at <= cx.now.mono))
             .take(cx.config.dmq.window.saturating_sub(peer.feed.requests()))
             .cloned()
             .collect();
@@ -418,5 +419,6 @@ pub(crate) fn next_wakeup(peer: &Peer, config: &DmqConfig) -> Option<Mono> {
     if full || !peer.may_be_fed() {
         return None;
     }
-    peer.counters.dirty.iter().filter_map(|key| peer.counters.due_at(key)).min()
+    let shown = peer.pull.has_shown();
+    peer.counters.dirty.iter().filter_map(|key| peer.counters.due_at(key, shown)).min()
 }

@@ -351,11 +351,14 @@ impl Dmq {
     pub(crate) fn is_settling(&self, config: &Config, now: Mono) -> bool {
         const YOUNG_MS: u64 = 60_000;
         let unheard = |p: &Peer| match p.phase {
-            Phase::Active => p.owned && (p.ask_first || p.pull.awaits_entries(now) || p.doubts.are_open(now)),
+            Phase::Active => {
+                let asked = !p.ask_first && p.pull.has_shown();
+                p.owned && (!asked || p.pull.awaits_entries(now) || p.doubts.are_open(now))
+            }
             // It restarted, or came to us, and went before it could be asked. It is waited for as long as a node is.
             Phase::Silent => {
                 let lately = p.heard.is_some_and(|at| now.ms_since(at) < config.forget_after_s * 1_000);
-                p.owned && !p.pull.has_finished() && lately
+                p.owned && !p.pull.has_shown() && lately
             }
             Phase::New | Phase::Left => false,
         };

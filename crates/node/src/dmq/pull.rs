@@ -80,6 +80,8 @@ pub(crate) struct Pull {
     quiet_ms: u64,
     /// Whether one was finished in this life.
     finished: bool,
+    /// Whether one got all entries in this life.
+    shown: bool,
     /// Which channels the last one got completely.
     contacts: Outcome,
     entries: Outcome,
@@ -210,6 +212,11 @@ impl Pull {
     /// Whether one was finished in this life of the server.
     pub(crate) fn has_finished(&self) -> bool {
         self.finished
+    }
+
+    /// Whether one has shown all entries that it has, in this life of the server.
+    pub(crate) fn has_shown(&self) -> bool {
+        self.shown
     }
 
     /// Breaks off; what has arrived stays, and more may come.
@@ -347,6 +354,7 @@ impl Pull {
         }
         self.stage = None;
         self.finished = true;
+        self.shown |= matches!(self.entries, Outcome::Complete | Outcome::Absent);
         self.last = Some(now);
         self.stopped = false;
         // One of entries alone does not put off the proof of contacts.
