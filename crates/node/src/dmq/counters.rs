@@ -7,6 +7,7 @@
 //! Of a counter that was deleted, increments that the delete had not seen are discarded; one that crosses the delete on
 //! its way may count either way.
 
+mod crossing;
 mod known;
 mod quiet;
 mod saved;
@@ -358,7 +359,7 @@ fn render(peer: &mut Peer, key: Key, cx: &mut Cx<'_>) -> Option<Request> {
             kdmq::htable::encode_delete(name, &key.1)
         }
         Some(sum) => match peer.counters.known_to_lack(&key, sum, peer.generation) {
-            (Way::Quiet(quiet), lacks) if quiet.believed() == sum && !lacks => return None,
+            (Way::Quiet(quiet), lacks) if quiet.has(sum) && !lacks => return None,
             (Way::Quiet(quiet), _) => {
                 let Some(sum) = (if cx.durable() { quiet.intends(sum) } else { Some(sum) }) else {
                     peer.counters.intents.insert(key.clone(), None);

@@ -4,14 +4,15 @@
 //! has said nothing about the key for a moment. A value below the base that comes close behind another message is one that
 //! was overtaken on the way; one that comes after a quiet moment is a decrement. While the server may still be repeating what it
 //! said in a silence, it is neither: the dump at the end of that time tells. Where the base was guessed from the first
-//! message, one that this had overtaken tells better. A message that the answer to a set has overtaken counts from the value
-//! before that set. A dump is read entry by entry while our sets arrive: an entry may come
-//! after the answer to a set that it does not show yet.
+//! message, one that this had overtaken tells better. What messages count that cross a set is told by `crossing`; whether the
+//! set has come after them nobody knows, so the sum is told again. A dump is read entry by entry while our sets arrive: an
+//! entry may come after the answer to a set that it does not show yet.
 //!
 //! Invariant: the base is what the server had when it or we last spoke.
 
 use std::collections::VecDeque;
 
+use super::crossing::Crossing;
 use crate::io::Mono;
 
 /// A key counts as quiet after this long without a message from the server, milliseconds.
@@ -55,9 +56,14 @@ pub(super) struct Quiet {
     telling: Option<i64>,
     /// Whether the server has counted on from what is being told.
     taken: bool,
+    /// The last set and what crosses it, until the server has been quiet after its end; and when that was.
+    crossing: Option<Crossing>,
+    ended: Mono,
+    /// Whether it is not known if the last set came after what the server had counted meanwhile.
+    unsure: bool,
     /// The sum that is to be told next, and whether the disk knows that.
     intended: Option<(i64, bool)>,
-    /// Sums of which an earlier process of ours does not know whether they arrived: the server has one of them, or the base.
+    /// Sums of which nobody knows whether they arrived, or came last: the server has one of them, or the base.
     perhaps: Vec<i64>,
     /// Sums that had no answer, and since when that is known: told into a silence they have not arrived, unless a dump shows just
     /// that. One may have waited where the server reads, so only a dump that was asked for later tells that it has not.
@@ -87,6 +93,9 @@ impl Quiet {
             heard: Mono(0),
             telling: None,
             taken: false,
+            crossing: None,
+            ended: Mono(0),
+            unsure: false,
             intended: None,
             perhaps: Vec::new(),
             unanswered: Vec::new(),
@@ -99,7 +108,8 @@ impl Quiet {
     /// As [`Quiet::new`], where sets of before may not have arrived: a value below the base is old for a moment. `last` is the
     /// one that has no answer, and whether it is still under way.
     pub(super) fn taken_over(base: i64, last: Option<(i64, bool)>, now: Mono) -> Self {
-        let mut quiet = Self { heard: now, telling: last.map(|(sum, _)| sum), ..Self::new(base) };
+        let crossing = last.map(|(sum, _)| Crossing::new(base, sum));
+        let mut quiet = Self { heard: now, telling: last.map(|(sum, _)| sum), crossing, ..Self::new(base) };
         if last.is_some_and(|(_, open)| !open) {
             quiet.unanswered(now);
         }
@@ -167,7 +177,7 @@ impl Quiet {
             return Some(guessed - said + 1);
         }
         if !matches!(source, Source::Dump { .. })
-            && let Some(step) = self.crossed(said, now)
+            && let Some(step) = self.crosses(said, silence, now).or_else(|| self.crossed(said, now))
         {
             return Some(step);
         }
@@ -191,15 +201,16 @@ impl Quiet {
                 return Some(said - before);
             }
         }
-        let base = match self.telling {
+        let base = match (source, self.telling) {
             // Counted from the old base or from the sum under way: the smaller positive step.
-            Some(sum) if said > sum && (said - sum < said - self.base || said <= self.base) => {
+            (Source::Dump { .. }, Some(sum)) if said > sum && (sum > self.base || said <= self.base) => {
                 self.taken = true;
-                self.telling = Some(said);
                 sum
             }
             _ => {
-                let arrived = |sum: &i64| said >= *sum && (*sum > self.base || said < self.base);
+                // A message is a step, so the server had something else before.
+                let not_from_base = said < self.base || said == self.base && !matches!(source, Source::Dump { .. });
+                let arrived = |sum: &i64| said >= *sum && (*sum > self.base || not_from_base);
                 std::mem::take(&mut self.perhaps).into_iter().filter(arrived).max().unwrap_or(self.base)
             }
         };
@@ -212,16 +223,48 @@ impl Quiet {
             return None;
         }
         self.base = said;
+        if let Some(crossing) = &mut self.crossing {
+            crossing.restart(said);
+        }
         Some(said - base)
     }
 
-    /// What a message adds that was under way when our last set arrived. A value between the one before and the sum may as well
-    /// be a decrement of the sum: then it comes later.
+    /// What a message adds that crosses our last set. A value between the one before and the sum may as well be a decrement of the
+    /// sum: then it comes later.
+    fn crosses(&mut self, said: i64, silence: u64, now: Mono) -> Option<i64> {
+        let answered = self.telling.is_none();
+        if answered && silence >= QUIET_MS && now.ms_since(self.ended) >= QUIET_MS {
+            self.crossing = None;
+        }
+        let crossing = self.crossing.as_mut()?;
+        let counted = crossing.said(said)?;
+        if !answered || crossing.is_open() {
+            (self.base, self.taken) = (counted.last, counted.taken);
+        }
+        if answered {
+            self.ends_crossed();
+            // What a dump shows that was read before the set is counted up to here.
+            if let Some(last) = self.replaced.back_mut() {
+                last.before = last.before.max(said.min(last.sum));
+            }
+        }
+        Some(counted.step)
+    }
+
+    /// The last set was answered. If the server has counted above it meanwhile, it may have come before or after that.
+    fn ends_crossed(&mut self) {
+        let Some(last) = self.replaced.back_mut() else { return };
+        if self.crossing.as_ref().is_some_and(Crossing::is_open) {
+            self.unsure = true;
+            self.perhaps = vec![last.sum];
+        }
+    }
+
+    /// What a message adds that was lost at first, and under way when our last set arrived.
     fn crossed(&mut self, said: i64, now: Mono) -> Option<i64> {
         let last = self.replaced.back_mut()?;
-        let since = now.ms_since(last.answered);
-        let alike = said == last.sum && said == self.base && since < CROSSED_MS;
-        if said <= last.before || said > last.sum || !(alike || since < QUIET_MS) {
+        let alike = said == last.sum && said == self.base && now.ms_since(last.answered) < CROSSED_MS;
+        if said <= last.before || !alike {
             return None;
         }
         Some(said - std::mem::replace(&mut last.before, said))
@@ -256,20 +299,34 @@ impl Quiet {
         self.base
     }
 
+    /// Whether the server is known to have a sum.
+    pub(super) fn has(&self, sum: i64) -> bool {
+        self.base == sum && !self.unsure
+    }
+
     /// The sum is being sent.
     pub(super) fn sent(&mut self, sum: i64) {
         (self.telling, self.taken, self.intended) = (Some(sum), false, None);
+        (self.crossing, self.unsure) = (Some(Crossing::new(self.base, sum)), false);
     }
 
     /// The sum was answered with 200 (`stored`), or refused.
     pub(super) fn ended(&mut self, stored: bool, now: Mono) {
         let Some(sum) = self.telling.take() else { return };
-        if stored {
-            self.unanswered.clear();
-            self.perhaps.clear();
+        self.ended = now;
+        if !stored {
+            self.crossing = None;
+            return;
         }
-        if stored && !self.taken {
+        self.unanswered.clear();
+        self.perhaps.clear();
+        let open = self.crossing.as_ref().is_some_and(Crossing::is_open);
+        if open || !self.taken {
             self.replaced(sum, now);
+        }
+        if open {
+            self.ends_crossed();
+        } else if !self.taken {
             self.base = sum;
         }
     }
@@ -284,6 +341,7 @@ impl Quiet {
 
     /// Nobody knows whether the sum has arrived.
     pub(super) fn unanswered(&mut self, now: Mono) {
+        self.ended = now;
         if let Some(sum) = self.telling.take()
             && !self.taken
         {
@@ -439,6 +497,28 @@ mod tests {
             quiet.ended(true, T0);
             assert_eq!(quiet.said(said, Source::Live, T0.plus_ms(600)), Some(counted), "a decrement comes later");
         }
+    }
+
+    #[test]
+    fn a_sum_that_came_before_or_after_what_the_server_had_counted_is_told_again_and_meanwhile_is_either() {
+        const T0: Mono = Mono(60_000_000);
+        for next in [45, 46] {
+            let mut quiet = Quiet::new(43);
+            quiet.sent(44);
+            let said = [45, 44].map(|said| quiet.said(said, Source::Live, T0));
+            assert_eq!(said, [Some(1), Some(1)]);
+            quiet.ended(true, T0.plus_ms(1));
+            assert!(!quiet.has(45));
+            assert_eq!(quiet.said(next, Source::Live, T0.plus_ms(1_000)), Some(1), "{next}");
+        }
+        let mut quiet = Quiet::new(43);
+        quiet.sent(44);
+        quiet.said(45, Source::Live, T0);
+        quiet.ended(true, T0.plus_ms(1));
+        quiet.sent(45);
+        quiet.ended(true, T0.plus_ms(100));
+        assert!(quiet.has(45));
+        assert_eq!(quiet.said(46, Source::Live, T0.plus_ms(1_000)), Some(1));
     }
 
     #[test]
