@@ -223,8 +223,11 @@ impl Quiet {
             return None;
         }
         self.base = said;
-        if let Some(crossing) = &mut self.crossing {
-            crossing.restart(said);
+        match &mut self.crossing {
+            // It shows what the messages have told.
+            Some(_) if matches!(source, Source::Dump { .. }) && said == base => {}
+            Some(crossing) if matches!(source, Source::Live) && self.telling.is_some() => crossing.restart(said),
+            _ => self.crossing = None,
         }
         Some(said - base)
     }
@@ -519,6 +522,17 @@ mod tests {
         quiet.ended(true, T0.plus_ms(100));
         assert!(quiet.has(45));
         assert_eq!(quiet.said(46, Source::Live, T0.plus_ms(1_000)), Some(1));
+    }
+
+    #[test]
+    fn a_dump_among_messages_that_cross_a_set_shows_nothing_more() {
+        const T0: Mono = Mono(60_000_000);
+        let mut quiet = Quiet::new(34);
+        quiet.sent(35);
+        quiet.ended(true, T0);
+        let mut said = |said, source, ms| quiet.said(said, source, T0.plus_ms(ms)).unwrap_or(0);
+        let dump = Source::Dump { asked: T0.plus_ms(24) };
+        assert_eq!([said(37, Source::Live, 24), said(37, dump, 25), said(36, Source::Live, 25)], [2, 0, 0]);
     }
 
     #[test]
