@@ -58,6 +58,8 @@ pub(crate) struct Counters {
     unknown: BTreeMap<Key, i64>,
     /// Keys of which nothing is known but what a dump has shown that may be older than this process, until they are told.
     provisional: BTreeSet<Key>,
+    /// What the server had of keys in the life before, as far as it has not spoken of them since.
+    former: BTreeMap<Key, i64>,
     /// Whether what is known elsewhere is known here.
     others_known: bool,
 }
@@ -87,6 +89,7 @@ impl Counters {
 
     /// Nothing is known of the server any more.
     pub(crate) fn reset(&mut self) {
+        self.former = self.keys.iter().map(|(key, known)| (key.clone(), known.believed())).collect();
         self.unsaved.extend(std::mem::take(&mut self.keys).into_keys());
         self.restored.clear();
         self.provisional.clear();
@@ -100,6 +103,7 @@ impl Counters {
         self.unsaved.insert(key.clone());
         self.unknown.remove(key);
         self.provisional.remove(key);
+        self.former.remove(key);
         match self.keys.get_mut(key) {
             // What is under way may bring the entry back; the answer makes us look.
             Some(known) if known.is_open() => known.clear(),
@@ -266,6 +270,12 @@ fn take(
         peer.counters.keys.remove(&key);
     }
     let (base, guessed) = if fresh { first_base(peer, at, (said, anew), how, cx) } else { (0, false) };
+    if !matches!(source, Source::Dump { .. }) {
+        peer.counters.former.remove(&key);
+    } else if !fresh && peer.counters.former.get(&key) == Some(&said) {
+        // It may not have lost what it had, or not have restarted at all, and we have told it more since.
+        return;
+    }
     // A node of which nothing is left may have asked for it, before others were told what the server has had since.
     if fresh && matches!(source, Source::Dump { asked } if asked < peer.pull.proves().0) {
         peer.counters.provisional.insert(key.clone());

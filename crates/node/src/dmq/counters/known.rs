@@ -57,12 +57,17 @@ impl Known {
             }
     }
 
-    /// What the server says tells whether a delete that had no answer has arrived: then it counts from nothing.
-    pub(super) fn heard(&mut self, said: i64) {
-        let base = match &self.way {
+    /// What the server has, as far as is known.
+    pub(super) fn believed(&self) -> i64 {
+        match &self.way {
             Way::Quiet(quiet) => quiet.believed(),
             Way::Stamped(stamped) => stamped.believed(),
-        };
+        }
+    }
+
+    /// What the server says tells whether a delete that had no answer has arrived: then it counts from nothing.
+    pub(super) fn heard(&mut self, said: i64) {
+        let base = self.believed();
         if std::mem::take(&mut self.perhaps_gone) && said.abs() < (said - base).abs() {
             self.clear();
         }
