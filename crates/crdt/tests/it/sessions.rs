@@ -282,7 +282,7 @@ fn two_damaged_disks_leave_nothing_that_neither_can_give_the_other() {
     sync(&mut a, &mut b, NOW).unwrap();
     assert!(a.forgotten().max(a.origin()) > 0, "the delete is forgotten");
     let mut again = [(&a, 1), (&b, 2)].map(|(before, node)| {
-        let mut again = Replica::new(NodeId(node), Origin(u64::from(node) + 10), rules(), 1);
+        let mut again = Replica::new(NodeId(node), Origin(node + 10), rules(), 1);
         let cells = [Box::from(before.bytes(kept).unwrap_or_default()), Box::from([0xff])];
         again.restore(before.meta(), cells);
         again

@@ -157,48 +157,22 @@ impl Quiet {
     pub(super) fn said(&mut self, said: i64, source: Source, now: Mono) -> Option<i64> {
         let silence = now.ms_since(self.heard);
         self.intended = None;
-        match source {
-            Source::Live | Source::Repeated => self.heard = now,
-            Source::Dump { asked } => {
-                if let Some(step) = self.wiped_out(said, asked, now) {
-                    return Some(step);
-                }
-            }
-        }
         if silence >= QUIET_MS {
             self.guessed = None;
         }
-        if !matches!(source, Source::Dump { .. })
-            && let Some(guessed) = self.guessed
-            && said <= guessed
-        {
-            // It has just counted to this value, so it had less before.
-            self.guessed = Some(said - 1);
-            return Some(guessed - said + 1);
-        }
-        if !matches!(source, Source::Dump { .. })
-            && let Some(step) = self.crosses(said, silence, now).or_else(|| self.crossed(said, now))
-        {
-            return Some(step);
-        }
-        // A dump that overtook the answer, or comes after it was lost, shows just the sum: the server has counted nothing.
         if let Source::Dump { asked } = source {
-            let told = self.telling == Some(said) || self.unanswered.iter().any(|(sum, _)| *sum == said);
-            self.unanswered.retain(|(_, since)| !told && *since >= asked);
-            if told {
-                if self.base != said {
-                    self.replaced(said, now);
-                }
-                self.taken = self.telling == Some(said);
-                self.base = said;
-                return Some(0);
+            if let Some(step) = self.shows(said, asked, now) {
+                return step;
             }
-            if self.dropped.is_some_and(|answered| answered >= asked) {
-                return None;
+        } else {
+            self.heard = now;
+            if let Some(guessed) = self.guessed.filter(|guessed| said <= *guessed) {
+                // It has just counted to this value, so it had less before.
+                self.guessed = Some(said - 1);
+                return Some(guessed - said + 1);
             }
-            if let Some(before) = self.replaced_below(said, asked, now) {
-                // What it had counted until then is counted, and the set has come after it.
-                return Some(said - before);
+            if let Some(step) = self.crosses(said, silence, now).or_else(|| self.crossed(said, now)) {
+                return Some(step);
             }
         }
         let base = match (source, self.telling) {
@@ -230,6 +204,30 @@ impl Quiet {
             _ => self.crossing = None,
         }
         Some(said - base)
+    }
+
+    /// What a dump adds that shows what the server had before a set or has from one, or is too old to be understood: then it adds
+    /// nothing. `None` if it is none of these.
+    fn shows(&mut self, said: i64, asked: Mono, now: Mono) -> Option<Option<i64>> {
+        if let Some(step) = self.wiped_out(said, asked, now) {
+            return Some(Some(step));
+        }
+        // One that overtook the answer, or comes after it was lost, shows just the sum: the server has counted nothing.
+        let told = self.telling == Some(said) || self.unanswered.iter().any(|(sum, _)| *sum == said);
+        self.unanswered.retain(|(_, since)| !told && *since >= asked);
+        if told {
+            if self.base != said {
+                self.replaced(said, now);
+            }
+            self.taken = self.telling == Some(said);
+            self.base = said;
+            return Some(Some(0));
+        }
+        if self.dropped.is_some_and(|answered| answered >= asked) {
+            return Some(None);
+        }
+        // What it had counted until then is counted, and the set has come after it.
+        self.replaced_below(said, asked, now).map(|before| Some(said - before))
     }
 
     /// What a message adds that crosses our last set. A value between the one before and the sum may as well be a decrement of the
