@@ -368,6 +368,7 @@ impl Quiet {
         self.base = 0;
         self.intended = None;
         self.replaced.clear();
+        self.crossing = self.telling.map(|sum| Crossing::new(0, sum));
     }
 }
 
@@ -520,6 +521,16 @@ mod tests {
         quiet.ended(true, T0.plus_ms(100));
         assert!(quiet.has(45));
         assert_eq!(quiet.said(46, Source::Live, T0.plus_ms(1_000)), Some(1));
+    }
+
+    #[test]
+    fn what_crosses_a_set_after_the_entry_was_dropped_counts_from_nothing() {
+        let mut quiet = Quiet::new(1);
+        quiet.sent(40);
+        quiet.clear();
+        let said = [2, 1].map(|said| quiet.said(said, Source::Live, Mono(60_000_000)).unwrap_or(0));
+        assert_eq!(said.iter().sum::<i64>(), 2, "{said:?}");
+        assert_eq!(quiet.believed(), 2);
     }
 
     #[test]
