@@ -101,7 +101,7 @@ fn set(
     let said = last_modified.filter(|_| how == How::Live && peer.generation == kdmq::Generation::V6);
     let lateness = said.map_or(0, |ms| peer.lateness.of(ms, cx.now.wall.0, cx.now.mono));
     if let Some(held) = &held {
-        if peer.is_outdone(held.slot, how, cx.now) || is_overtaken(peer, held, &body, last_modified, cx) {
+        if peer.is_outdone(held.slot, how, cx.now) || is_overtaken(peer, held, &body, last_modified, how, cx) {
             return;
         }
         let fresh = cx.now.wall.0.saturating_sub(held.order.stamp.time.ms()) < SAME_WITHIN_S * 1_000;
@@ -130,11 +130,25 @@ fn set(
 }
 
 /// Whether a later write of a 6 has arrived before this one: it applies sets by its own stamps, in the order of which it may have
-/// said the two within a moment. What lies further apart its clock tells, as far as we know it.
-fn is_overtaken(peer: &mut Peer, held: &Held, body: &[u8], last_modified: Option<u64>, cx: &Cx<'_>) -> bool {
+/// said the two within a moment. What comes later than that its clock tells, as far as we know it. What comes in time is never
+/// judged by the stamp of what is held: that is as far ahead of our clock as another node's is.
+fn is_overtaken(
+    peer: &mut Peer,
+    held: &Held,
+    body: &[u8],
+    last_modified: Option<u64>,
+    how: How,
+    cx: &Cx<'_>,
+) -> bool {
     let Some(at) = last_modified.filter(|_| peer.generation == kdmq::Generation::V6) else { return false };
     let then = peer.lateness.in_time_at(at, cx.now.wall).0;
-    let overtaken = peer.latest.enter(held.slot, at, cx.now.mono) || then + LATE_MS < held.order.stamp.time.ms();
+    let came = match how {
+        How::Held(arrival) => arrival.0,
+        How::Live | How::Dump => cx.now.wall.0,
+    };
+    let late = came.saturating_sub(then) >= LATE_MS;
+    let before = late && then + LATE_MS < held.order.stamp.time.ms();
+    let overtaken = peer.latest.enter(held.slot, at, cx.now.mono) || before;
     overtaken && held.body.as_deref() != Some(body) && peer.book.holds(held.slot, held.order.into())
 }
 
