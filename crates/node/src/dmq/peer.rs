@@ -297,10 +297,10 @@ impl Peer {
         self.missed();
     }
 
-    /// How much longer than an ordinary ping's answer its longest request is, bytes. Whatever way loses large datagrams loses
-    /// those of 4 kB, which are fragments.
-    pub(crate) fn echo_padding(&self) -> usize {
-        self.longest.min(ENOUGH).saturating_sub(self.ping_answer)
+    /// How much longer than an ordinary ping's answer its longest request is, or one of `size` bytes, bytes. Whatever way loses
+    /// large datagrams loses those of 4 kB, which are fragments.
+    pub(crate) fn echo_padding(&self, size: usize) -> usize {
+        self.longest.max(size).min(ENOUGH).saturating_sub(self.ping_answer)
     }
 
     /// What the disk should have of its life; `None`: nothing.

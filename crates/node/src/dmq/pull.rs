@@ -178,8 +178,9 @@ pub(crate) enum Verdict {
     AskAgain,
     /// Entries have to be asked for again: it is known now what other nodes know of them.
     AskEntries,
-    /// Absences count only if the server's large datagrams reach us: [`Pull::prove`], and look again.
-    Prove,
+    /// Absences count only if datagrams of so many bytes, and as long as any that the server has sent, reach us:
+    /// [`Pull::prove`], and look again.
+    Prove(usize),
 }
 
 impl Pull {
@@ -333,7 +334,9 @@ impl Pull {
         if now < stage.due(self.quiet_ms) {
             return Next::Wait;
         }
-        let over = stage.answered.is_some() && stage.arrived.missing() == 0;
+        // A dump of entries has a message even if there are none (docs/kdmq.md 9.2).
+        let came = stage.ask == DataChannel::Usrloc || self.entries == Outcome::Absent || self.questions.from.is_some();
+        let over = stage.answered.is_some() && stage.arrived.missing() == 0 && came;
         if !over && stage.tries < TRIES {
             let (ask, tries) = (stage.ask, stage.tries + 1);
             *stage = Stage { tries, ..Stage::new(ask, now) };

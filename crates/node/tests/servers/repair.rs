@@ -69,6 +69,35 @@ fn a_way_that_loses_every_large_datagram_removes_nothing() {
 }
 
 #[test]
+fn a_dump_that_has_grown_too_long_for_its_way_removes_nothing() {
+    for batch in [1, 50] {
+        let (mut world, k1, k2) = two();
+        world.server(k1).batch = batch;
+        world.black_hole = Some(1_400);
+        world.run_ms(8_000);
+        for number in 0..40 {
+            let wall = world.wall_s();
+            let (aor, uri) = (format!("aor{number}"), format!("sip:{number}@192.0.2.1:5060"));
+            world.server(k1).register(&aor, &uri, &format!("c{number}"), 1, 6_000, wall);
+            world.server(k1).set("plain", &format!("k{number}"), text("v"), wall);
+            world.run_ms(1_000);
+        }
+        // Whatever makes it look at what that server holds.
+        for _ in 0..5 {
+            world.server(k1).reachable = false;
+            world.run_ms(20_000);
+            world.server(k1).reachable = true;
+            world.run_ms(70_000);
+        }
+        for number in 0..40 {
+            assert_eq!(world.shows(&format!("aor{number}")).len(), 1, "contact {number}, {batch} in a message");
+            assert_eq!(world.entry("plain", &format!("k{number}")).as_deref(), Some("v"), "{number}");
+            assert_eq!(world.server(k2).holds(&format!("aor{number}")).len(), 1, "contact {number}");
+        }
+    }
+}
+
+#[test]
 fn what_such_a_way_lost_is_not_missing_when_it_gets_better_before_the_dump_is_judged() {
     for ms in (0..6_000).step_by(100) {
         let (mut world, k1, k2) = settled();

@@ -25,6 +25,8 @@ pub(crate) struct Server {
     pub(crate) contacts: BTreeMap<(String, String), Contact<'static>>,
     /// By table and key: value and absolute expiry.
     pub(crate) entries: BTreeMap<(String, String), (Value<'static>, u64)>,
+    /// Its `batch_msg_contacts`: how many contacts a message of a dump holds.
+    pub(crate) batch: usize,
     /// `last_modified` of entries, unix milliseconds; generation 6 alone shows it.
     stamps: BTreeMap<(String, String), u64>,
     /// Tables that it does not have, though the node believes so.
@@ -60,6 +62,7 @@ impl Server {
             reachable: true,
             contacts: BTreeMap::new(),
             entries: BTreeMap::new(),
+            batch: 1,
             stamps: BTreeMap::new(),
             lacks: BTreeSet::new(),
             kept_out: 0,
@@ -248,9 +251,20 @@ impl Server {
     }
 
     fn dump_contacts(&mut self) {
-        for ((aor, ruid), contact) in self.contacts.clone() {
-            let body = usrloc::encode_update(aor.as_bytes(), &contact, ruid.as_bytes(), kdmq::Generation::V5);
-            self.request("usrloc", body.unwrap(), 1, "dmq");
+        let mut bodies = Vec::new();
+        for ((aor, ruid), contact) in &self.contacts {
+            let body = usrloc::encode_update(aor.as_bytes(), contact, ruid.as_bytes(), kdmq::Generation::V5);
+            bodies.push(String::from_utf8(body.unwrap()).unwrap());
+        }
+        for several in bodies.chunks(self.batch) {
+            let body = match several {
+                [one] => one.clone(),
+                several => {
+                    let numbered = several.iter().zip(1..).map(|(body, number)| format!(r#""{number}":{body}"#));
+                    format!(r#"{{"multi":{{{}}}}}"#, numbered.collect::<Vec<_>>().join(","))
+                }
+            };
+            self.request("usrloc", body.into_bytes(), 1, "dmq");
         }
     }
 

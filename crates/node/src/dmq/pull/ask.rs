@@ -32,10 +32,10 @@ impl Dmq {
                     peer.pull.want_entries();
                     start_pull(peer, false, front, cx);
                 }
-                Verdict::Prove => {
+                Verdict::Prove(size) => {
                     let list = self.list_for(id, &self.nodes, cx);
                     if let Some(peer) = self.peers.get_mut(&id) {
-                        prove(peer, &list, front, cx);
+                        prove(peer, size, &list, front, cx);
                     }
                 }
                 Verdict::Over => counters::after_pull(peer, cx),
@@ -106,9 +106,9 @@ fn ask(peer: &mut Peer, channel: DataChannel, front: &mut Front, cx: &mut Cx<'_>
     front.send(outgoing, cx);
 }
 
-/// Asks for answers as long as the longest message of a server, to see whether they arrive.
-fn prove(peer: &mut Peer, list: &[u8], front: &mut Front, cx: &mut Cx<'_>) {
-    let padding = peer.echo_padding();
+/// Asks for answers of `size` bytes, or as long as the longest message of a server, to see whether they arrive.
+fn prove(peer: &mut Peer, size: usize, list: &[u8], front: &mut Front, cx: &mut Cx<'_>) {
+    let padding = peer.echo_padding(size);
     for _ in 0..peer.pull.prove(cx.now.mono) {
         peer.figures.requests_out += 1;
         let outgoing = Outgoing {

@@ -40,7 +40,9 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
         return Verdict::AskAgain;
     }
     match peer.address.transport {
-        SipTransport::Udp if !absent.gone.is_empty() && peer.pull.echoes == Echoes::Unwanted => return Verdict::Prove,
+        SipTransport::Udp if !absent.gone.is_empty() && peer.pull.echoes == Echoes::Unwanted => {
+            return Verdict::Prove(absent.unshown);
+        }
         SipTransport::Tcp if !absent.gone.is_empty() => {
             let gone = absent.gone.iter().map(|(slot, _)| *slot).collect();
             peer.streams.wait(Got { gone, ..peer.pull.got() });
@@ -109,20 +111,29 @@ struct Absent {
     unseen: Vec<Slot>,
     /// Whether an entry is missing that was spoken of just before.
     differs: bool,
+    /// How long one message with everything that was not shown would be, bytes, roughly.
+    unshown: usize,
 }
+
+/// What the names of the fields of an entry, and of a contact, take in a dump, bytes.
+const ENTRY_FIELDS: usize = 60;
+const CONTACT_FIELDS: usize = 220;
 
 fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
     // A dump that may have exhausted its server proves an absence only if its process was heard right behind its end.
     let sure = peer.book.contacts() / peer.batch <= SURE_MESSAGES || got.tail_seen;
-    let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new(), differs: false };
+    let mut found = Absent { gone: Vec::new(), lacking: Vec::new(), unseen: Vec::new(), differs: false, unshown: 0 };
     for (slot, entry) in peer.book.iter() {
         if entry.shown_in >= got.number {
             continue;
         }
-        let (complete, doubtful, asked) = match cx.replica.table_of(slot) {
-            Some(location::TABLE) => (got.contacts, !sure, got.begun),
-            _ => (got.entries, false, got.entries_from),
+        let cell = cx.replica.cell(slot);
+        let (complete, doubtful, asked, fields) = match cx.replica.table_of(slot) {
+            Some(location::TABLE) => (got.contacts, !sure, got.begun, CONTACT_FIELDS),
+            _ => (got.entries, false, got.entries_from, ENTRY_FIELDS),
         };
+        let size = cell.as_ref().map_or(0, |cell| cell.key.len() + cell.body.map_or(0, <[u8]>::len));
+        found.unshown = found.unshown.saturating_add(fields + size);
         if peer.is_touched(slot, asked) {
             found.differs |= entry.value != 0 && complete == Outcome::Complete;
             continue;
@@ -130,7 +141,7 @@ fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
         if complete != Outcome::Complete || !got.heard_since || doubtful {
             continue;
         }
-        let Some(cell) = cx.replica.cell(slot) else { continue };
+        let Some(cell) = cell else { continue };
         let expires = |name: &str| matches!(facts.of(cx.config, peer.id, name), Expiry::After(_));
         if cell.deadline.is_none() && cell.body.is_some() && htable::name(cell.table).is_some_and(expires) {
             found.unseen.push(slot);
