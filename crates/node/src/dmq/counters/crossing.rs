@@ -12,8 +12,8 @@ const MESSAGES: usize = 64;
 /// One of our sets, and what the server has said since it was sent.
 #[derive(Debug)]
 pub(super) struct Crossing {
-    /// What the server had before.
-    before: i64,
+    /// What the server had before: one of these.
+    before: Vec<i64>,
     sum: i64,
     /// In ascending order.
     said: Vec<i64>,
@@ -25,16 +25,31 @@ pub(super) struct Crossing {
 pub(super) struct Counted {
     /// What has been counted, beside what was known.
     pub(super) step: i64,
-    /// What the server has, if the set has not come after all messages.
+    /// What the server has, if the set has not come after all messages: the most that it may have.
     pub(super) last: i64,
     /// Whether the set must have come before the last of them, or one is still missing.
     pub(super) taken: bool,
 }
 
+/// How the server may have come to say what it said.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    length: i64,
+    end: i64,
+    /// Whether it counted on from the set.
+    by_the_set: bool,
+}
+
 impl Crossing {
     /// The set is sent to a server that has `before`.
     pub(super) fn new(before: i64, sum: i64) -> Self {
-        Self { before, sum, said: Vec::new(), counted: 0 }
+        Self { before: vec![before], sum, said: Vec::new(), counted: 0 }
+    }
+
+    /// It may also have one of these, as far as is known.
+    pub(super) fn or(mut self, others: &[i64]) -> Self {
+        self.before.extend(others);
+        self
     }
 
     /// The server says a value. `None` if that is no step of a way up; then it is not taken in.
@@ -44,12 +59,13 @@ impl Crossing {
         }
         let at = self.said.partition_point(|known| *known <= value);
         self.said.insert(at, value);
-        let Some((length, last, taken)) = self.shortest() else {
+        let ways = self.shortest();
+        let (Some(first), Some(last)) = (ways.first(), ways.iter().map(|way| way.end).max()) else {
             self.said.remove(at);
             return None;
         };
-        let step = length - std::mem::replace(&mut self.counted, length);
-        Some(Counted { step, last, taken })
+        let step = first.length - std::mem::replace(&mut self.counted, first.length);
+        Some(Counted { step, last, taken: ways.iter().all(|way| way.by_the_set) })
     }
 
     /// What was said is none that crosses: from now on the server has that.
@@ -62,33 +78,41 @@ impl Crossing {
         self.said.last().is_some_and(|most| *most > self.sum)
     }
 
-    /// The shortest way: its length, its end, and whether it is shorter than the one without the set.
-    fn shortest(&self) -> Option<(i64, i64, bool)> {
-        let most = *self.said.last()?;
-        let twice = self.said.windows(2).any(|two| two[0] == two[1]);
-        let alone = (self.said[0] > self.before && !twice).then(|| most - self.before);
-        let until = self.said.iter().copied().filter(|value| *value > self.before);
-        let split = std::iter::once(self.before).chain(until).filter_map(|until| self.by_way_of_the_set(until)).min();
-        match (alone, split) {
-            (Some(alone), Some((length, last))) if length < alone => Some((length, last, true)),
-            (Some(alone), _) => Some((alone, most, false)),
-            (None, Some((length, last))) => Some((length, last, true)),
-            (None, None) => None,
-        }
+    /// What the server may have now, if the set has not come after all messages.
+    pub(super) fn ends(&self) -> impl Iterator<Item = i64> {
+        self.shortest().into_iter().map(|way| way.end)
     }
 
-    /// The way on which the server had come up to a value when the set arrived: its length and its end.
-    fn by_way_of_the_set(&self, until: i64) -> Option<(i64, i64)> {
+    /// The shortest ways, all of one length.
+    fn shortest(&self) -> Vec<Way> {
+        let mut ways: Vec<Way> = self.before.iter().flat_map(|before| self.ways_from(*before)).collect();
+        let least = ways.iter().map(|way| way.length).min();
+        ways.retain(|way| Some(way.length) == least);
+        ways
+    }
+
+    fn ways_from(&self, before: i64) -> impl Iterator<Item = Way> {
+        let twice = self.said.windows(2).any(|two| two[0] == two[1]);
+        let most = self.said.last().copied().filter(|_| self.said[0] > before && !twice);
+        let alone = most.map(|most| Way { length: most - before, end: most, by_the_set: false });
+        let until = self.said.iter().copied().filter(move |value| *value > before);
+        let split = std::iter::once(before).chain(until).filter_map(move |until| self.by_way_of_the_set(before, until));
+        alone.into_iter().chain(split)
+    }
+
+    /// The way on which the server had come up to a value when the set arrived.
+    fn by_way_of_the_set(&self, before: i64, until: i64) -> Option<Way> {
         let mut previous = None;
         // A value is said once on each side.
         let after = self.said.iter().copied().filter(|value| {
             let first = previous.replace(*value) != Some(*value);
-            !(first && (self.before + 1..=until).contains(value))
+            !(first && (before + 1..=until).contains(value))
         });
         let after: Vec<i64> = after.collect();
         let (least, most) = (*after.first()?, *after.last()?);
         let twice = after.windows(2).any(|two| two[0] == two[1]);
-        (least > self.sum && !twice).then(|| (until - self.before + most - self.sum, most))
+        let length = until - before + most - self.sum;
+        (least > self.sum && !twice).then_some(Way { length, end: most, by_the_set: true })
     }
 }
 
@@ -114,21 +138,22 @@ mod tests {
         assert_eq!(counted(49, 52, &[51, 50]), 2);
     }
 
-    /// What the server had, our set, the number of its own steps, and its messages in any order.
-    fn crossings() -> impl Strategy<Value = (i64, i64, i64, Vec<i64>)> {
-        (0..20_i64, 0..30_i64, 0..8_i64, 0..8_i64).prop_flat_map(|(before, sum, own, after)| {
+    /// What the server had, what else it may have had, our set, the number of its own steps, and its messages in any order.
+    fn crossings() -> impl Strategy<Value = (i64, Vec<i64>, i64, i64, Vec<i64>)> {
+        let others = proptest::collection::vec(0..20_i64, 0..2);
+        (0..20_i64, others, 0..30_i64, 0..8_i64, 0..8_i64).prop_flat_map(|(before, others, sum, own, after)| {
             let first = (1..=own).map(move |step| before + step);
             let said: Vec<i64> = first.chain((1..=after).map(|step| sum + step)).collect();
-            (Just(before), Just(sum), Just(own + after), Just(said).prop_shuffle())
+            (Just(before), Just(others), Just(sum), Just(own + after), Just(said).prop_shuffle())
         })
     }
 
     proptest! {
         #[test]
         fn all_steps_are_counted_once_wherever_the_set_came_and_in_whatever_order_they_are_heard(
-            (before, sum, steps, said) in crossings()
+            (before, others, sum, steps, said) in crossings()
         ) {
-            let mut crossing = Crossing::new(before, sum);
+            let mut crossing = Crossing::new(before, sum).or(&others);
             let ways: Vec<Option<Counted>> = said.iter().map(|value| crossing.said(*value)).collect();
             prop_assert!(ways.iter().all(Option::is_some), "{:?}", ways);
             prop_assert_eq!(ways.iter().flatten().map(|way| way.step).sum::<i64>(), steps, "{:?}", ways);

@@ -255,9 +255,11 @@ impl Quiet {
     /// The last set was answered. If the server has counted above it meanwhile, it may have come before or after that.
     fn ends_crossed(&mut self) {
         let Some(last) = self.replaced.back_mut() else { return };
-        if self.crossing.as_ref().is_some_and(Crossing::is_open) {
+        if let Some(crossing) = self.crossing.as_ref().filter(|crossing| crossing.is_open()) {
             self.unsure = true;
-            self.perhaps = vec![last.sum];
+            self.perhaps = crossing.ends().filter(|end| *end != self.base).chain([last.sum]).collect();
+            self.perhaps.sort_unstable();
+            self.perhaps.dedup();
         }
     }
 
@@ -308,7 +310,7 @@ impl Quiet {
     /// The sum is being sent.
     pub(super) fn sent(&mut self, sum: i64) {
         (self.telling, self.taken, self.intended) = (Some(sum), false, None);
-        (self.crossing, self.unsure) = (Some(Crossing::new(self.base, sum)), false);
+        (self.crossing, self.unsure) = (Some(Crossing::new(self.base, sum).or(&self.perhaps)), false);
     }
 
     /// The sum was answered with 200 (`stored`), or refused.
@@ -358,9 +360,9 @@ impl Quiet {
         self.telling.is_some()
     }
 
-    /// When the next sum may be told; `None` while one is under way.
+    /// When the next sum may be told; `None` while one is under way. What crosses the last set must not cross two of them.
     pub(super) fn due_at(&self) -> Option<Mono> {
-        self.telling.is_none().then(|| self.heard.plus_ms(QUIET_MS))
+        self.telling.is_none().then(|| self.heard.max(self.ended).plus_ms(QUIET_MS))
     }
 
     /// The server has dropped its entry.
