@@ -61,7 +61,11 @@ impl Dialogs {
             if *id.table != *dialog::TABLE {
                 continue;
             }
-            if order.removed && id.member.is_empty() {
+            // An end that is only dated anew (docs/rules.md R1) says nothing of what has come since.
+            let again = |(other, written): (WriteNo, &Written)| {
+                other != write && written.order.removed && model.owner(written.order.dot.origin) == Some(node)
+            };
+            if order.removed && id.member.is_empty() && !model.of_cell(*cell).any(again) {
                 let left = replica
                     .members(&id.table, &id.key)
                     .find(|(_, cell)| cell.is_live(wall) && dialog::parse_member(cell.member) != Member::Dialog);
@@ -470,6 +474,15 @@ mod tests {
         assert_eq!(bare.write(b"var/a", 0, Some(b"x"), birth), Ok(()));
         let wrong = bare.write(b"", 5, None, birth).unwrap_err();
         assert!(wrong.contains("made the removal") && wrong.contains("and left"), "{wrong}");
+    }
+
+    #[test]
+    fn an_end_that_is_dated_anew_may_leave_what_has_come_since() {
+        let mut bare = Bare::new();
+        let birth = WALL.secs() - 5;
+        assert_eq!(bare.write(b"", 5, None, birth), Ok(()));
+        assert_eq!(bare.write(b"var/a", 0, Some(b"x"), birth), Ok(()));
+        assert_eq!(bare.write(b"", 5, None, birth + 1), Ok(()));
     }
 
     #[test]
