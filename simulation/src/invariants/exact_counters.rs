@@ -2,9 +2,10 @@
 //!
 //! Increments without an answer may count or not. So may those that died with a process before anybody else knew them
 //! (nothing-lost says whether they were allowed to), and those of a server that was killed, or whose node was: what such
-//! a server has counted is known from its full value only, and no base to it is left (docs/kdmq.md 8). A server with
-//! several nodes may be counted twice (docs/rules.md 12), and one that hears other servers counts theirs: no promise. Nor is
-//! there one where a disk has lied about fsync and its node has a 5.6.
+//! a server has counted is known from its full value only, and no base to it is left (docs/kdmq.md 8). Nor is it known how much of
+//! what a server had counted before its node first met others these know already (8.7). What a server with several nodes has may
+//! be counted twice (docs/rules.md 12), also what nodes have counted, and one that hears other servers counts theirs: no promise.
+//! Nor is there one where a disk has lied about fsync and its node has a 5.6.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +17,11 @@ use super::facts::Facts;
 use super::{Invariant, Moment};
 use crate::ledger::{Deed, Ended, What};
 use crate::model::{Model, Shared};
-use crate::script::{Entry, Host, Script, ServerIx};
+use crate::script::{Entry, Host, NodeSpec, Script, ServerIx};
 use crate::view::View;
+
+/// Within this time after its start a node has met the others, if nothing keeps them apart, milliseconds.
+const MEETING_MS: u64 = 3_000;
 
 /// See the module.
 pub struct ExactCounters {
@@ -94,20 +98,22 @@ impl ExactCounters {
         (model, known): (&Model, &Clock),
         world: &dyn View,
     ) -> Option<Bounds> {
-        let spec = self.facts.script().htables.get(table).filter(|_| !self.facts.told_sums_are_lost())?;
+        let once = self.facts.script().servers.iter().all(|server| self.is_counted_once(server.ix));
+        let spec = self.facts.script().htables.get(table).filter(|_| once && !self.facts.told_sums_are_lost())?;
         let mut bounds = Bounds::default();
         for deed in deeds {
             // A set or delete discards what it had not seen: which increments that were only the nodes know.
             let What::Add { by, .. } = deed.what else { return None };
             if let Entry::Server(ix) = deed.at
-                && (!self.is_counted_once(ix) || self.is_disturbed(ix, world))
+                && self.is_disturbed(ix, world)
             {
                 return None;
             }
             match (deed.taken, deed.ended) {
                 (None, _) | (_, Some((_, Ended::Refused))) => {}
                 (Some(taken), Some((_, Ended::Done)))
-                    if self.must_count(table, key, deed, taken, (model, known), world) =>
+                    if !self.may_be_known(deed, deeds)
+                        && self.must_count(table, key, deed, taken, (model, known), world) =>
                 {
                     bounds.sure(by);
                 }
@@ -135,6 +141,21 @@ impl ExactCounters {
         let path = &self.facts.script().net.host;
         let mixed = path.loss_permille > 0 || path.reorder_permille > 0 || path.duplicate_permille > 0;
         mixed || self.facts.disturbed(&self.facts.way_of(Entry::Server(ix)), Mono(0), world.now(), 0)
+    }
+
+    /// Whether a server counted before its node had met the others, and had done so before that started: others may be taken to
+    /// know it already.
+    fn may_be_known(&self, deed: &Deed, deeds: &[&Deed]) -> bool {
+        let Entry::Server(ix) = deed.at else { return false };
+        let script = self.facts.script();
+        let others: Vec<Host> = script.nodes.iter().map(|node| Host::Node(node.ix)).collect();
+        let early = |node: &&NodeSpec| {
+            let (start, met) = (Mono(0).plus_ms(node.start_ms), Mono(0).plus_ms(node.start_ms + MEETING_MS));
+            let before = |deed: &Deed, time: Mono| deed.taken.is_some_and(|taken| taken < time);
+            let counted = deeds.iter().any(|other| other.at == deed.at && before(other, start));
+            counted && (before(deed, met) || self.facts.disturbed(&others, start, met, 0))
+        };
+        script.nodes.iter().filter(|node| self.facts.nodes_of(ix).contains(&node.ix)).any(|node| early(&node))
     }
 
     /// Whether an answered increment must be in the sum.
@@ -237,6 +258,25 @@ mod tests {
         assert_eq!(verdict(&world), Ok(()));
         unasked(&mut world, 1);
         assert!(verdict(&world).is_err());
+    }
+
+    #[test]
+    fn what_a_server_counted_before_its_node_started_may_be_known_and_nothing_later() {
+        for (start_ms, known) in [(0, [false, false]), (10_000, [true, false])] {
+            let mut world = World::new(script(2, 1));
+            let mut script = script(2, 1);
+            script.nodes[0].start_ms = start_ms;
+            for _ in 0..2 {
+                let deed = world.ledger.begin(add(3), Entry::Server(0), world.now);
+                world.ledger.taken(deed, world.now);
+                world.ledger.end(deed, Ended::Done, world.now);
+                world.pass(30_000);
+            }
+            let checker = ExactCounters::new(world.model.clone(), &script);
+            let deeds: Vec<&Deed> = world.ledger.deeds().iter().collect();
+            let found: Vec<bool> = deeds.iter().map(|deed| checker.may_be_known(deed, &deeds)).collect();
+            assert_eq!(found, known, "started at {start_ms} ms");
+        }
     }
 
     #[test]

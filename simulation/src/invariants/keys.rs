@@ -14,7 +14,7 @@ use super::facts::Facts;
 use super::{Invariant, Moment, moment_of};
 use crate::ledger::{Deed, Ended, What};
 use crate::model::{Model, Shared, WriteNo, Written};
-use crate::script::Script;
+use crate::script::{Entry, Generation, Script};
 use crate::view::View;
 
 /// A node that hears of a write at once hears of it within this time, milliseconds.
@@ -99,6 +99,9 @@ impl Keys {
             told.iter().find(fits).map(|(write, _)| (*deed, taken, *write))
         });
         let Some((last, taken, write)) = heard.max_by_key(|(_, taken, _)| *taken) else { return Ok(()) };
+        if deeds.iter().any(|deed| deed.taken.is_some_and(|at| at >= taken && self.may_go_back(deed.at, at))) {
+            return Ok(());
+        }
         let node = (0..world.nodes()).find(|&node| world.node(node).node.is_some());
         let Some(host) = node.map(|node| world.node(node)) else { return Ok(()) };
         let shown = host.node.and_then(|node| node.htable_get(&key.0, key.1.as_bytes(), host.now(world.now())));
@@ -127,6 +130,14 @@ impl Keys {
             moment_of(taken),
             model.tell(write)
         ))
+    }
+
+    /// Whether a 5.6 may be given an old value back that it has changed then, which counts as news when its next dump shows it
+    /// (docs/operation.md, memory only).
+    fn may_go_back(&self, at: Entry, when: Mono) -> bool {
+        let Entry::Server(ix) = at else { return false };
+        let spec = self.facts.script().servers.iter().find(|spec| spec.ix == ix);
+        spec.is_some_and(|spec| spec.generation == Generation::V5) && self.facts.node_forgot(at, when)
     }
 
     /// Whether a value may beat a deed that a node took at once at `taken`.
@@ -328,6 +339,26 @@ mod tests {
             case.world.pass(20_000);
             case.stray("1");
             assert_eq!(case.verdict().is_ok(), mesh, "found a minute after it was said");
+        }
+    }
+
+    #[test]
+    fn a_5_6_that_changed_an_entry_while_a_node_without_a_disk_was_down_may_be_given_the_old_value_back() {
+        for (durable, holds) in [(false, true), (true, false)] {
+            let mut case = Case::new();
+            let mut script = script(1, 1);
+            script.nodes[0].durable = durable;
+            let kind = FaultKind::Kill { host: Host::Node(0), disk: DiskLoss::None, new_identity: false };
+            script.faults.push(Fault { at_ms: 80_000, until_ms: 200_000, kind });
+            case.checker = Keys::new(case.world.model.clone(), &script);
+            case.deed(set("1"));
+            case.world.pass(40_000);
+            case.deed(set("2"));
+            let unheard = case.world.ledger.begin(set("3"), Entry::Server(0), case.world.now);
+            case.world.ledger.taken(unheard, case.world.now);
+            case.world.ledger.end(unheard, Ended::Done, case.world.now);
+            case.stray("1");
+            assert_eq!(case.verdict().is_ok(), holds, "durable: {durable}");
         }
     }
 
