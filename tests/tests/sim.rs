@@ -72,6 +72,9 @@ fn wrong_usage_is_2_with_a_sentence_that_names_it() {
         (&["sweep", "calm", "--set", "x"], "a.b=value"),
         (&["replay", "/no/such/file.toml"], "/no/such/file.toml"),
         (&["compare", "calm", "--set", "servers.count=1"], "fewer than two servers"),
+        (&["sweep", "calm", "--seeds", "0"], "--seeds"),
+        (&["run", "calm", "--report", "/no/such/directory/page.html"], "/no/such/directory/page.html"),
+        (&["compare", "split-brain", "--report", "/no/such/directory/page.html"], "/no/such/directory/page.html"),
         (&["frobnicate"], "frobnicate"),
     ] {
         let out = sim(args);

@@ -72,6 +72,14 @@ pub enum FaultName {
     Upgrade,
 }
 
+impl FaultName {
+    /// As a scenario names it.
+    fn word(self) -> String {
+        let word = toml::Value::try_from(self).ok();
+        word.and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
 /// How a partition divides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -144,7 +152,7 @@ impl Plan {
         let positive = [self.rate, min, max, self.ahead_secs, self.back_secs];
         let fits = |v: &f64| v.is_finite() && *v >= 0.0;
         if !positive.iter().chain(&self.at).all(fits) || min > max || self.rate > 60_000.0 {
-            return Err(format!("faults.{name:?}: times and rates are not negative, and min_secs is at most max_secs"));
+            return Err(format!("faults.{}: times and rates are not negative, and min_secs is at most max_secs", name.word()));
         }
         if name == FaultName::CrashDisk && self.losses.is_empty() {
             return Err("faults.crash-disk: losses is empty".to_owned());

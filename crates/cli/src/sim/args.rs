@@ -101,7 +101,7 @@ pub(crate) struct Sweep {
     #[command(flatten)]
     pub(crate) which: Which,
     /// How many seeds of each scenario
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seeds: u64,
     /// The first seed
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(..=SEED_MAX as u64 / 2))]

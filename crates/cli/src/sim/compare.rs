@@ -10,6 +10,7 @@ use crate::output::{self, Failure, plain};
 
 pub(super) fn compare(args: &Compare) -> output::Outcome {
     let script = load(&args.which)?.draw(args.seed);
+    args.report.as_deref().map_or(Ok(()), super::writable)?;
     let found = simulation::compare::compare(&script).map_err(Failure::usage)?;
     if let Some(file) = &args.report {
         let line = again(&args.which, &args.which.scenario, args.seed).replacen("sim run", "sim compare", 1);

@@ -118,6 +118,7 @@ fn replay(args: &args::Replay) -> output::Outcome {
 
 /// Runs a script and shows what came of it in the ways that were asked for.
 fn show(script: &Script, how: &Show, again: &str) -> Result<Outcome, Failure> {
+    how.report.as_deref().map_or(Ok(()), writable)?;
     if !how.json {
         output::print(&show::sizes(script))?;
     }
@@ -141,6 +142,13 @@ fn show(script: &Script, how: &Show, again: &str) -> Result<Outcome, Failure> {
     Ok(outcome)
 }
 
+/// A file that cannot be written is no broken promise.
 fn write(file: &Path, text: &str) -> output::Outcome {
-    std::fs::write(file, text).map_err(|e| Failure::said(format!("{}: {e}", file.display())))
+    std::fs::write(file, text).map_err(|e| Failure::usage(format!("{}: {e}", file.display())))
+}
+
+/// Whether a file can be written: told before a long run, not after it.
+fn writable(file: &Path) -> output::Outcome {
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
+    opened.map(drop).map_err(|e| Failure::usage(format!("{}: {e}", file.display())))
 }
