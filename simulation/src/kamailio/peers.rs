@@ -19,6 +19,14 @@ struct Peer {
     configured: bool,
 }
 
+/// A line of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Node(SocketAddr, Option<Status>),
+    /// A node of another transport: a server here has one socket, so it could not reach it, and does not name it either.
+    Elsewhere,
+}
+
 /// What came of reading a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Merged {
@@ -103,8 +111,11 @@ impl Peers {
             let Some(end) = rest.iter().position(|&byte| byte == b'\n') else { return self.broken(news) };
             let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
             rest = &rest[end + 1..];
-            let Some((addr, status)) = self.understand(line) else { return self.broken(news) };
-            news += usize::from(self.take(addr, status));
+            match self.understand(line) {
+                Some(Line::Node(addr, status)) => news += usize::from(self.take(addr, status)),
+                Some(Line::Elsewhere) => {}
+                None => return self.broken(news),
+            }
         }
         Merged::News(news)
     }
@@ -118,7 +129,7 @@ impl Peers {
     }
 
     /// A line as this generation reads it. Hosts are addresses: there is no resolver here.
-    fn understand(&self, line: &[u8]) -> Option<(SocketAddr, Option<Status>)> {
+    fn understand(&self, line: &[u8]) -> Option<Line> {
         let node = NodeLine::parse(line)?;
         let words = match self.generation {
             Generation::V5 => [Status::Active, Status::Disabled, Status::Pending, Status::Timeout].as_slice(),
@@ -128,12 +139,15 @@ impl Peers {
             return None;
         }
         let host: IpAddr = std::str::from_utf8(node.host).ok()?.trim_matches(['[', ']']).parse().ok()?;
-        // Another transport is another node, which nobody here can reach.
-        let port = match (node.transport, self.tcp) {
-            (None | Some(Transport::Udp), false) | (Some(Transport::Tcp), true) => node.port.unwrap_or(5060),
-            _ => 0,
+        let tcp = match node.transport {
+            None | Some(Transport::Udp) => false,
+            Some(Transport::Tcp) => true,
+            Some(Transport::Tls | Transport::Sctp) => return Some(Line::Elsewhere),
         };
-        Some((SocketAddr::new(host, port), node.status))
+        if tcp != self.tcp {
+            return Some(Line::Elsewhere);
+        }
+        Some(Line::Node(SocketAddr::new(host, node.port.unwrap_or(5060)), node.status))
     }
 
     /// Takes in a line; whether it was news.

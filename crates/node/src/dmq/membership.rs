@@ -182,7 +182,9 @@ impl Dmq {
         let mut addresses = vec![Address { addr: own.addr, transport: own.transport }];
         if cx.config.dmq.mode == DmqMode::Mesh {
             let servers = self.peers.values().filter(|p| p.phase == Phase::Active).map(|p| p.address.clone());
-            let nodes = nodes.iter().map(|addr| Address { addr: *addr, transport: SipTransport::Udp });
+            // The mesh knows nodes by their UDP address; to a server that speaks TCP each names itself.
+            let nodes = nodes.iter().filter(|_| own.transport == SipTransport::Udp);
+            let nodes = nodes.map(|addr| Address { addr: *addr, transport: SipTransport::Udp });
             addresses.extend(servers.chain(nodes));
         }
         // A 5.6 server without an IPv6 socket hangs at a line with an IPv6 address.
