@@ -58,8 +58,8 @@ pub(crate) struct Counters {
     unknown: BTreeMap<Key, i64>,
     /// Keys of which nothing is known but what a dump has shown that may be older than this process, until they are told.
     provisional: BTreeSet<Key>,
-    /// What the server had of keys in the life before, as far as it has not spoken of them since.
-    former: BTreeMap<Key, i64>,
+    /// What the server had lately of keys in the life before, as far as it has not spoken of them since.
+    former: BTreeMap<Key, Vec<i64>>,
     /// Whether what is known elsewhere is known here.
     others_known: bool,
 }
@@ -89,7 +89,7 @@ impl Counters {
 
     /// Nothing is known of the server any more.
     pub(crate) fn reset(&mut self) {
-        self.former = self.keys.iter().map(|(key, known)| (key.clone(), known.believed())).collect();
+        self.former = self.keys.iter().map(|(key, known)| (key.clone(), known.lately())).collect();
         self.unsaved.extend(std::mem::take(&mut self.keys).into_keys());
         self.restored.clear();
         self.provisional.clear();
@@ -272,7 +272,7 @@ fn take(
     let (base, guessed) = if fresh { first_base(peer, at, (said, anew), how, cx) } else { (0, false) };
     if !matches!(source, Source::Dump { .. }) {
         peer.counters.former.remove(&key);
-    } else if !fresh && peer.counters.former.get(&key) == Some(&said) {
+    } else if !fresh && peer.counters.former.get(&key).is_some_and(|values| values.contains(&said)) {
         // It may not have lost what it had, or not have restarted at all, and we have told it more since.
         return;
     }

@@ -65,6 +65,14 @@ impl Known {
         }
     }
 
+    /// That, and what it had shortly before, where a dump that comes late may show it.
+    pub(super) fn lately(&self) -> Vec<i64> {
+        match &self.way {
+            Way::Quiet(quiet) => quiet.lately(),
+            Way::Stamped(stamped) => vec![stamped.believed()],
+        }
+    }
+
     /// What the server says tells whether a delete that had no answer has arrived: then it counts from nothing.
     pub(super) fn heard(&mut self, said: i64) {
         let base = self.believed();

@@ -302,6 +302,11 @@ impl Quiet {
         self.base
     }
 
+    /// That, and what it had before the last sets: a dump that comes late may show any of it.
+    pub(super) fn lately(&self) -> Vec<i64> {
+        self.replaced.iter().map(|set| set.before).chain([self.base]).collect()
+    }
+
     /// Whether the server is known to have a sum.
     pub(super) fn has(&self, sum: i64) -> bool {
         self.base == sum && !self.unsure
