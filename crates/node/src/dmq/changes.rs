@@ -13,6 +13,7 @@ use super::book::{Note, Proof, Ruid};
 use super::facts::{Expiry, Facts};
 use super::feed::is_told;
 use super::{Dmq, Peer, PeerId, counters, orphans, requests, usrloc_in};
+use crate::config::DmqMode;
 use crate::cx::Cx;
 
 impl Dmq {
@@ -61,6 +62,9 @@ impl Dmq {
                                 peer.counters.counted(key);
                             }
                             peer.counters.touch(key.clone());
+                            if cx.config.dmq.mode == DmqMode::Mesh {
+                                peer.doubts.doubt_counters(cx.now.mono);
+                            }
                         }
                     }
                     _ => {

@@ -35,6 +35,8 @@ pub(crate) struct Doubts {
     cells: BTreeMap<Slot, Doubt>,
     /// When anything else may have been said to it last.
     all: Option<Mono>,
+    /// When anybody counted last: other servers have told it their value, which may have replaced a sum of ours.
+    counted: Option<Mono>,
     /// Since when there has been a doubt that no dump has looked at.
     since: Option<Mono>,
     /// When doubts were last looked through that no dump here will end.
@@ -82,6 +84,12 @@ impl Doubts {
     /// Whatever it holds may be something else.
     pub(crate) fn doubt_all(&mut self, now: Mono) {
         self.all = Some(now);
+        self.since.get_or_insert(now);
+    }
+
+    /// Somebody has counted, and servers tell each other what that makes for them.
+    pub(super) fn doubt_counters(&mut self, now: Mono) {
+        self.counted = Some(now);
         self.since.get_or_insert(now);
     }
 
@@ -195,12 +203,15 @@ impl Peer {
         if contacts && entries && self.doubts.all.is_some_and(proves) {
             self.doubts.all = None;
         }
-        let left = !self.doubts.cells.is_empty() || self.doubts.all.is_some() || self.book.unproven() > 0;
+        self.doubts.counted.take_if(|at| entries && proves(*at));
+        let open = self.doubts.all.is_some() || self.doubts.counted.is_some();
+        let left = !self.doubts.cells.is_empty() || open || self.book.unproven() > 0;
         self.doubts.since = left.then_some(now);
     }
 
     /// Forgets doubts about what was said too long ago to be under way; whoever asks next, asks late enough.
     pub(crate) fn drop_old_doubts(&mut self, replica: &mut Replica, now: Mono) {
+        self.doubts.counted.take_if(|at| now.ms_since(*at) > UNDER_WAY_MS);
         let old = |(slot, doubt): (&Slot, &Doubt)| (now.ms_since(doubt.at) > UNDER_WAY_MS).then_some(*slot);
         let old: Vec<Slot> = self.doubts.cells.iter().filter_map(old).collect();
         self.end_doubts(old, replica);

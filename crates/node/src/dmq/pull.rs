@@ -406,9 +406,9 @@ impl Pull {
         self.retry_at
     }
 
-    /// When a pull that only proves what the server holds is cheap enough: a moment after the last answer to a feed, and
-    /// such that it costs the server neither many transactions nor much of its time. `rows` are expected, in no fewer than
-    /// `messages`.
+    /// When a pull that only proves what the server holds is cheap enough: a moment after the last answer to a feed, if that is what
+    /// it has to prove, and such that it costs the server neither many transactions nor much of its time. `rows` are expected, in no
+    /// fewer than `messages`.
     pub(crate) fn may_verify_at(&self, fed: Option<Mono>, rows: u64, messages: u64) -> Option<Mono> {
         // Ten messages and two hundred rows a second at most: about what its phones cost it.
         const PER_MESSAGE_MS: u64 = 100;
@@ -418,7 +418,8 @@ impl Pull {
         const AFTER_FEED_MS: u64 = 1_000;
         let work = self.took_ms * SHARE;
         let ended = self.ended.filter(|_| self.finished && messages <= CHEAP_MESSAGES)?;
-        let between = BETWEEN_MS << self.fruitless.min(8);
+        // What others tell it is looked at once a minute at most, so that needs no more patience.
+        let between = BETWEEN_MS << fed.map_or(0, |_| self.fruitless.min(8));
         let rested = ended.plus_ms(between.max(work).max(messages * PER_MESSAGE_MS).max(rows * PER_ROW_MS));
         Some(fed.map_or(rested, |fed| rested.max(fed.plus_ms(AFTER_FEED_MS))))
     }
