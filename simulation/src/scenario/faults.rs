@@ -152,7 +152,10 @@ impl Plan {
         let positive = [self.rate, min, max, self.ahead_secs, self.back_secs];
         let fits = |v: &f64| v.is_finite() && *v >= 0.0;
         if !positive.iter().chain(&self.at).all(fits) || min > max || self.rate > 60_000.0 {
-            return Err(format!("faults.{}: times and rates are not negative, and min_secs is at most max_secs", name.word()));
+            return Err(format!(
+                "faults.{}: times and rates are not negative, and min_secs is at most max_secs",
+                name.word()
+            ));
         }
         if name == FaultName::CrashDisk && self.losses.is_empty() {
             return Err("faults.crash-disk: losses is empty".to_owned());

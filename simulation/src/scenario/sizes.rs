@@ -327,11 +327,31 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     if let Some((name, value, from, to)) = ranges.iter().find(|(_, value, from, to)| !(*from..=*to).contains(value)) {
         return Err(format!("{name} goes from {from} to {to}, and is {value}"));
     }
-    let (net, most) = (&scenario.net, month * 1e6);
+    paths(&scenario.net)?;
+    if servers.meshed && !scenario.limits.mesh {
+        return Err("servers.meshed needs limits.mesh: nodes in mode `bridge` are not told of other servers".to_owned());
+    }
+    if servers.hostile > 0 && scenario.limits.mesh {
+        return Err("servers.hostile and limits.mesh: whoever is in a mesh is believed, so nothing would be promised"
+            .to_owned());
+    }
+    tables(scenario)
+}
+
+/// A network that loses more is down, whatever is promised of one that is whole; what is to be cut off is a fault.
+const LOSS_MOST: f64 = 500.0;
+
+/// What QUIC needs (RFC 9000 section 14), bytes.
+const MTU_LEAST: u32 = 1_200;
+
+/// An hour, in microseconds: nothing waits for longer.
+const DELAY_MOST: f64 = 3.6e9;
+
+fn paths(net: &NetSpec) -> Result<(), String> {
     for (name, path) in [("site", &net.site), ("wan", &net.wan), ("host", &net.host)] {
         let ranges = [
-            ("delay_us", path.delay_us as f64, most),
-            ("jitter_us", path.jitter_us as f64, most),
+            ("delay_us", path.delay_us as f64, DELAY_MOST),
+            ("jitter_us", path.jitter_us as f64, DELAY_MOST),
             ("loss_permille", f64::from(path.loss_permille), LOSS_MOST),
             ("duplicate_permille", f64::from(path.duplicate_permille), 1_000.0),
             ("reorder_permille", f64::from(path.reorder_permille), 1_000.0),
@@ -343,20 +363,8 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
             return Err(format!("net.{name}.mtu is 0 (no limit) or at least {MTU_LEAST}, and is {}", path.mtu));
         }
     }
-    if servers.meshed && !scenario.limits.mesh {
-        return Err("servers.meshed needs limits.mesh: nodes in mode `bridge` are not told of other servers".to_owned());
-    }
-    if servers.hostile > 0 && scenario.limits.mesh {
-        return Err("servers.hostile and limits.mesh: whoever is in a mesh is believed, so nothing would be promised".to_owned());
-    }
-    tables(scenario)
+    Ok(())
 }
-
-/// A network that loses more is down, whatever is promised of one that is whole; what is to be cut off is a fault.
-const LOSS_MOST: f64 = 500.0;
-
-/// What QUIC needs (RFC 9000 section 14), bytes.
-const MTU_LEAST: u32 = 1_200;
 
 fn tables(scenario: &Scenario) -> Result<(), String> {
     let limits = &scenario.limits;

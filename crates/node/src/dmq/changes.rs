@@ -56,17 +56,7 @@ impl Dmq {
                         }
                         delete_expired(peer, change, &self.facts, cx);
                     }
-                    _ if counter.is_some() => {
-                        if let Some(key) = &counter {
-                            if change.cause == Cause::Local {
-                                peer.counters.counted(key);
-                            }
-                            peer.counters.touch(key.clone());
-                            if cx.config.dmq.mode == DmqMode::Mesh {
-                                peer.doubts.doubt_counters(cx.now.mono);
-                            }
-                        }
-                    }
+                    _ if counter.is_some() => counter.iter().for_each(|key| counted(peer, key, change, cx)),
                     _ => {
                         requests::keep_ruid(peer, change, cx);
                         peer.hasten_contest(change.slot, cx.now.mono);
@@ -102,6 +92,17 @@ impl Dmq {
         let contact = cell.as_ref().is_some_and(|cell| cell.table == location::TABLE);
         let fresh = cell.is_some_and(|cell| cell.order.stamp.time.ms() + FRESH_MS > cx.now.wall.0);
         Some(Told { by, lists: self.lend_lists(by)?, fresh, stamped: stamps && !contact })
+    }
+}
+
+/// A counter has changed.
+fn counted(peer: &mut Peer, key: &counters::Key, change: &Change, cx: &Cx<'_>) {
+    if change.cause == Cause::Local {
+        peer.counters.counted(key);
+    }
+    peer.counters.touch(key.clone());
+    if cx.config.dmq.mode == DmqMode::Mesh {
+        peer.doubts.doubt_counters(cx.now.mono);
     }
 }
 

@@ -132,14 +132,7 @@ fn set(
 /// Whether a later write of a 6 has arrived before this one: it applies sets by its own stamps, in the order of which it may have
 /// said the two within a moment. What comes later than that its clock tells, as far as we know it. What comes in time is never
 /// judged by the stamp of what is held: that is as far ahead of our clock as another node's is.
-fn is_overtaken(
-    peer: &mut Peer,
-    held: &Held,
-    body: &[u8],
-    last_modified: Option<u64>,
-    how: How,
-    cx: &Cx<'_>,
-) -> bool {
+fn is_overtaken(peer: &mut Peer, held: &Held, body: &[u8], last_modified: Option<u64>, how: How, cx: &Cx<'_>) -> bool {
     let Some(at) = last_modified.filter(|_| peer.generation == kdmq::Generation::V6) else { return false };
     let then = peer.lateness.in_time_at(at, cx.now.wall).0;
     let came = match how {
