@@ -277,9 +277,11 @@ impl Peer {
         self.missed();
     }
 
-    /// Updates of it may have been lost: it has to be pulled before it is told anything.
+    /// Updates of it may have been lost: it has to be pulled before it is told anything, and that does not wait for a dump that
+    /// arrived in part before.
     pub(crate) fn missed(&mut self) {
         self.own_gap = true;
+        self.pull.forget_retry();
         self.relied_in_vain();
     }
 
@@ -293,7 +295,6 @@ impl Peer {
     pub(crate) fn missed_something(&mut self) {
         self.pull.stop();
         self.pull.lost_entries();
-        self.pull.forget_retry();
         self.missed();
     }
 

@@ -2,6 +2,7 @@
 
 use crate::world::{Weather, World, config, text, two};
 use starling_node::{Command, CommandId, Config, Input};
+use tables::htable::Value;
 
 const A: &str = "sip:alice@192.0.2.1:5060";
 const B: &str = "sip:bob@192.0.2.2:5060";
@@ -93,6 +94,28 @@ fn a_dump_that_has_grown_too_long_for_its_way_removes_nothing() {
             assert_eq!(world.shows(&format!("aor{number}")).len(), 1, "contact {number}, {batch} in a message");
             assert_eq!(world.entry("plain", &format!("k{number}")).as_deref(), Some("v"), "{number}");
             assert_eq!(world.server(k2).holds(&format!("aor{number}")).len(), 1, "contact {number}");
+        }
+    }
+}
+
+#[test]
+fn a_server_whose_dumps_are_lost_is_told_what_it_missed_all_the_same() {
+    let (mut world, k1, k2) = two();
+    world.server(k1).dumps_are_lost = true;
+    world.run_ms(8_000);
+    for round in 0..3 {
+        world.server(k1).reachable = false;
+        world.run_ms(20_000);
+        let wall = world.wall_s();
+        for number in 0..40 {
+            world.server(k2).set("plain", &format!("k{number}"), Value::Int(round), wall);
+        }
+        world.run_ms(1_000);
+        world.server(k1).reachable = true;
+        world.run_ms(15_000);
+        for number in 0..40 {
+            let held = world.server(k1).entry("plain", &format!("k{number}"));
+            assert_eq!(held, Some(round.to_string()), "k{number}, round {round}");
         }
     }
 }

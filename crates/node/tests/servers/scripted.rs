@@ -27,6 +27,8 @@ pub(crate) struct Server {
     pub(crate) entries: BTreeMap<(String, String), (Value<'static>, u64)>,
     /// Its `batch_msg_contacts`: how many contacts a message of a dump holds.
     pub(crate) batch: usize,
+    /// Its dumps of entries never arrive.
+    pub(crate) dumps_are_lost: bool,
     /// `last_modified` of entries, unix milliseconds; generation 6 alone shows it.
     stamps: BTreeMap<(String, String), u64>,
     /// Tables that it does not have, though the node believes so.
@@ -63,6 +65,7 @@ impl Server {
             contacts: BTreeMap::new(),
             entries: BTreeMap::new(),
             batch: 1,
+            dumps_are_lost: false,
             stamps: BTreeMap::new(),
             lacks: BTreeSet::new(),
             kept_out: 0,
@@ -269,6 +272,9 @@ impl Server {
     }
 
     fn dump_entries(&mut self) {
+        if self.dumps_are_lost {
+            return;
+        }
         let cells: Vec<String> = self
             .entries
             .iter()
