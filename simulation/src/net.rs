@@ -15,7 +15,7 @@ use crate::script::PathSpec;
 const QUEUE_US: u64 = 500_000;
 
 /// The smallest packet that QUIC needs to get through, bytes.
-const QUIC_MTU: u32 = 1_200;
+pub(crate) const QUIC_MTU: u32 = 1_200;
 
 /// What a packet carries at most, bytes.
 const PACKET: usize = 1_200;

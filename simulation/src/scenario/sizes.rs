@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Scenario;
+use crate::net::QUIC_MTU;
 use crate::script::{Limits, NetSpec, PathSpec};
 
 /// `[nodes]`.
@@ -341,9 +342,6 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
 /// A network that loses more is down, whatever is promised of one that is whole; what is to be cut off is a fault.
 const LOSS_MOST: f64 = 500.0;
 
-/// What QUIC needs (RFC 9000 section 14), bytes.
-const MTU_LEAST: u32 = 1_200;
-
 /// An hour, in microseconds: nothing waits for longer.
 const DELAY_MOST: f64 = 3.6e9;
 
@@ -359,8 +357,8 @@ fn paths(net: &NetSpec) -> Result<(), String> {
         if let Some((key, value, to)) = ranges.iter().find(|(_, value, to)| value > to) {
             return Err(format!("net.{name}.{key} goes from 0 to {to}, and is {value}"));
         }
-        if (1..MTU_LEAST).contains(&path.mtu) {
-            return Err(format!("net.{name}.mtu is 0 (no limit) or at least {MTU_LEAST}, and is {}", path.mtu));
+        if (1..QUIC_MTU).contains(&path.mtu) {
+            return Err(format!("net.{name}.mtu is 0 (no limit) or at least {QUIC_MTU}, and is {}", path.mtu));
         }
     }
     Ok(())

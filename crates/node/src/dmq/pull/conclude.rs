@@ -127,13 +127,13 @@ fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
         if entry.shown_in >= got.number {
             continue;
         }
-        let cell = cx.replica.cell(slot);
         let (complete, doubtful, asked, fields) = match cx.replica.table_of(slot) {
             Some(location::TABLE) => (got.contacts, !sure, got.begun, CONTACT_FIELDS),
             _ => (got.entries, false, got.entries_from, ENTRY_FIELDS),
         };
-        let size = cell.as_ref().map_or(0, |cell| cell.key.len() + cell.body.map_or(0, <[u8]>::len));
-        found.unshown = found.unshown.saturating_add(fields + size);
+        // What was not asked for is in no message that may be lost.
+        let cell = (complete == Outcome::Complete).then(|| cx.replica.cell(slot)).flatten();
+        found.unshown += cell.as_ref().map_or(0, |cell| fields + cell.key.len() + cell.body.map_or(0, <[u8]>::len));
         if peer.is_touched(slot, asked) {
             found.differs |= entry.value != 0 && complete == Outcome::Complete;
             continue;
