@@ -2,8 +2,9 @@
 //!
 //! Learned from the server's own messages and dumps, from our requests that it answered, and from
 //! what another server has told it directly. Only the first kind is proof ([`Proof::Seen`]): 200 is
-//! not "stored". Invariant: no entry outlives the cell's slot, and an entry without a ruid of its
-//! own means that the server has the contact under the ruid of the body that the store holds.
+//! not "stored". What it agreed on last is kept as long as it lives, also when it holds nothing, or nobody knows what: it is the
+//! base of what it sets there next. Invariant: no entry outlives the cell's slot, and an entry without a ruid of its own means that
+//! the server has the contact under the ruid of the body that the store holds.
 
 use std::collections::BTreeSet;
 
@@ -36,6 +37,8 @@ pub(crate) enum Proof {
     Answered,
     /// Another server told it directly.
     Told,
+    /// Not at all: only what it agreed on last is known ([`Entry::agreed`]).
+    Base,
 }
 
 /// What the server holds of one cell.
@@ -49,7 +52,7 @@ pub(crate) struct Entry {
     pub(crate) agreed: Option<Stamp>,
     /// The ruid that this server has for the contact, where it differs from the held body's.
     pub(crate) ruid: Option<Box<[u8]>>,
-    /// Hash of the value that a hash-table entry has there; 0 for contacts.
+    /// Hash of the value that a hash-table entry has there, or had; 0 for contacts.
     pub(crate) value: u64,
     /// Number of the pull during or after which the server last showed it.
     pub(crate) shown_in: u32,
@@ -58,12 +61,20 @@ pub(crate) struct Entry {
     pub(crate) learned_s: u32,
 }
 
+impl Entry {
+    fn base(agreed: Stamp, learned_s: u32) -> Self {
+        let (held, ruid, proof) = (None, None, Proof::Base);
+        Self { held, proof, agreed: Some(agreed), ruid, value: 0, shown_in: 0, learned_s }
+    }
+}
+
 /// All of it.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     entries: SlotMap<Entry>,
     unproven: usize,
     contacts: usize,
+    bases: usize,
     /// Entries that are not on disk as they are now; `None` without a disk.
     unsaved: Option<BTreeSet<Slot>>,
 }
@@ -74,18 +85,52 @@ impl Book {
         Self { unsaved: saved.then(BTreeSet::new), ..Self::default() }
     }
 
-    /// What is known of a cell.
+    /// What the server is known to hold of a cell.
     pub(crate) fn get(&self, slot: Slot) -> Option<&Entry> {
-        self.entries.get(slot)
+        self.entries.get(slot).filter(|entry| entry.proof != Proof::Base)
     }
 
     /// Whether the server is known to hold just this version.
     pub(crate) fn holds(&self, slot: Slot, version: Version) -> bool {
-        self.entries.get(slot).is_some_and(|e| e.held == Some(version))
+        self.get(slot).is_some_and(|e| e.held == Some(version))
+    }
+
+    /// What of the cell the server changes if it changes something: see [`Entry::agreed`].
+    pub(crate) fn base(&self, slot: Slot) -> Option<Stamp> {
+        self.entries.get(slot).and_then(|entry| entry.agreed)
+    }
+
+    /// The server holds nothing of an entry, and knows of the removal that has this stamp. `doubtful` if it has only answered so: then
+    /// it may still show what it had.
+    pub(crate) fn removed(&mut self, slot: Slot, agreed: Stamp, doubtful: bool, now: Mono) {
+        let value = self.remove(slot).filter(|_| doubtful).map_or(0, |entry| entry.value);
+        self.insert(slot, Entry { value, ..Entry::base(agreed, seconds(now)) });
+        self.unsaved(slot);
+    }
+
+    /// Whether it has shown this value of an entry before, or was told it, and nothing of its own since.
+    pub(crate) fn has_had(&self, slot: Slot, value: u64) -> bool {
+        self.entries.get(slot).is_some_and(|entry| entry.value == value)
+    }
+
+    /// What it holds is not known any more, only what of entries it agreed on.
+    pub(crate) fn keep_bases(&mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        self.clear();
+        for (slot, entry) in entries.iter() {
+            if let Some(agreed) = entry.agreed.filter(|_| entry.value != 0 || entry.proof == Proof::Base) {
+                self.insert(slot, Entry::base(agreed, entry.learned_s));
+            }
+            self.unsaved(slot);
+        }
     }
 
     /// Notes what the server holds; a ruid that was known and is not named anew is kept.
     pub(crate) fn note(&mut self, slot: Slot, note: Note, now: Mono) {
+        let base = self.entries.get(slot).filter(|entry| entry.proof == Proof::Base).and_then(|entry| entry.agreed);
+        if base.is_some() {
+            self.remove(slot);
+        }
         let old = self.entries.get_mut(slot);
         // What another server told it may not have arrived: what it was known to have stays the base for what it changes.
         let told = note.proof == Proof::Told;
@@ -124,7 +169,7 @@ impl Book {
                 Ruid::Own(ruid) => Some(ruid.into()),
             };
             let (held, proof, value) = (note.held, note.proof, note.value);
-            let shown_in = note.pull.unwrap_or(0);
+            let (shown_in, agreed) = (note.pull.unwrap_or(0), agreed.or(base));
             self.insert(slot, Entry { held, proof, agreed, ruid, value, shown_in, learned_s });
         }
         self.unsaved(slot);
@@ -142,12 +187,14 @@ impl Book {
 
     fn count(&mut self, (proof, value): (Proof, u64)) {
         self.unproven += usize::from(proof == Proof::Answered);
-        self.contacts += usize::from(value == 0);
+        self.bases += usize::from(proof == Proof::Base);
+        self.contacts += usize::from(value == 0 && proof != Proof::Base);
     }
 
     fn uncount(&mut self, (proof, value): (Proof, u64)) {
         self.unproven -= usize::from(proof == Proof::Answered);
-        self.contacts -= usize::from(value == 0);
+        self.bases -= usize::from(proof == Proof::Base);
+        self.contacts -= usize::from(value == 0 && proof != Proof::Base);
     }
 
     /// The entry is not on disk as it is now.
@@ -179,6 +226,7 @@ impl Book {
         }
         self.unproven = 0;
         self.contacts = 0;
+        self.bases = 0;
     }
 
     /// Fixes the ruid of an entry that relied on the held body's, before that body goes.
@@ -218,22 +266,22 @@ impl Book {
         (seconds(now).saturating_sub(entry.learned_s) <= CROSSING_S).then_some(entry.proof)
     }
 
-    /// The server does not hold the cell.
+    /// The server does not hold the cell. Gives what it held.
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<Entry> {
         let entry = self.entries.remove(slot)?;
         self.unsaved(slot);
         self.uncount((entry.proof, entry.value));
-        Some(entry)
+        Some(entry).filter(|entry| entry.proof != Proof::Base)
     }
 
-    /// Entries in slot order.
+    /// What it holds, in slot order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Entry)> {
-        self.entries.iter()
+        self.entries.iter().filter(|(_, entry)| entry.proof != Proof::Base)
     }
 
     /// How many cells it is known to hold.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() - self.bases
     }
 
     /// How many of them are contacts.
@@ -309,6 +357,33 @@ pub(super) mod tests {
         assert_eq!(book.take_unsaved().len(), 1);
         book.note(slot, shown(4, Ruid::Own(b"r")), now);
         assert!(book.take_unsaved().is_empty());
+    }
+
+    #[test]
+    fn what_was_agreed_on_stays_the_base_when_nobody_knows_what_is_held() {
+        let (mut book, slot, now) = (Book::new(true), slot(), Mono(0));
+        let entry = Note { value: 7, ..shown(1, Ruid::AsHeld) };
+        book.note(slot, entry, now);
+        book.keep_bases();
+        assert!(book.get(slot).is_none() && book.len() == 0 && book.contacts() == 0 && book.iter().next().is_none());
+        assert_eq!(book.base(slot), Some(Stamp::default()));
+        assert!(matches!(&book.take_unsaved()[..], [(_, Some(saved))] if saved.proof == Proof::Base));
+        let later = Stamp { time: crdt::Hlc::from_ms(5), ..Stamp::default() };
+        book.removed(slot, later, false, now);
+        assert_eq!(book.base(slot), Some(later));
+        book.note(slot, Note { proof: Proof::Told, value: 8, ..shown(2, Ruid::AsHeld) }, now);
+        assert_eq!((book.len(), book.base(slot)), (1, Some(later)));
+        book.remove(slot);
+        assert_eq!(book.base(slot), None);
+    }
+
+    #[test]
+    fn of_what_is_held_of_contacts_nothing_is_kept_when_nobody_knows() {
+        let (mut book, slot) = (Book::new(true), slot());
+        book.note(slot, shown(1, Ruid::AsHeld), Mono(0));
+        book.keep_bases();
+        assert_eq!(book.base(slot), None);
+        assert!(matches!(&book.take_unsaved()[..], [(_, None)]));
     }
 
     /// Any slot.

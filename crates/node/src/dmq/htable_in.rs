@@ -231,7 +231,7 @@ fn delete(peer: &mut Peer, (name, key): (&BStr, &BStr), how: How, cx: &mut Cx<'_
         peer.book.remove(held.slot);
         peer.feed.look_again(held.slot);
         if !held.live {
-            return;
+            return peer.has_removed(held.slot, cx);
         }
     }
     // A delete of what is not known is a write too: it may have overtaken its set (docs/rules.md 10).
@@ -254,6 +254,7 @@ fn write(
             agree(peer, slot, order, body, how, cx);
         }
         (Ok(Outcome::Written(slot, _)), None) => {
+            peer.has_removed(slot, cx);
             if how.is_news(cx.now.wall) {
                 peer.touched(slot, cx.now.mono);
             }
@@ -325,6 +326,7 @@ fn remove_matching(peer: &mut Peer, name: &BStr, (by, on, pattern): (Match, On, 
         peer.book.remove(slot);
         peer.touched(slot, cx.now.mono);
         cx.replica.remove_observed(cx.now.wall, slot, order, peer.tag);
+        peer.has_removed(slot, cx);
     }
 }
 
@@ -402,7 +404,7 @@ fn differs(
 ) {
     let value = fingerprint(body);
     let entry = peer.book.get(held.slot);
-    if entry.is_some_and(|e| e.value == value) || peer.feed.may_have_taken(held.slot, value) {
+    if peer.book.has_had(held.slot, value) || peer.feed.may_have_taken(held.slot, value) {
         // What it was known to have, or had from us, and the mesh has gone on: it lags, whatever it was presumed to have been
         // told.
         let note = Note {
@@ -417,11 +419,12 @@ fn differs(
         peer.comeback.outdone(held.slot, asked);
         return;
     }
-    if peer.comeback.look_at.is_some()
-        && peer.can_be_proven()
-        && entry.is_some_and(|e| e.agreed == Some(held.order.stamp))
-    {
+    let based = peer.book.base(held.slot) == Some(held.order.stamp);
+    if based && peer.comeback.look_at.is_some() && peer.can_be_proven() {
         // One dump after another, and one may be the answer to a question of long ago: the one that follows tells.
+        if entry.is_none() {
+            return peer.pull.found_difference();
+        }
         let held_body = held.body.as_deref().unwrap_or_default();
         return agree(peer, held.slot, held.order, held_body, How::Dump, cx);
     }
@@ -456,7 +459,7 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
     if let Some(repeated) = held.filter(|h| peer.comeback.is_repeated(h.slot, h.order.stamp)) {
         return StampRule::Above(repeated.order.stamp);
     }
-    let agreed = held.and_then(|h| peer.book.get(h.slot)).and_then(|e| e.agreed);
+    let base = held.and_then(|h| peer.book.base(h.slot));
     let name = std::str::from_utf8(&cell.table).unwrap_or_default();
     let restarts = cx.config.htables.get(name).is_some_and(|t| t.updateexpire);
     // One that ends later than any that is set now was given another life, by us or by `htable.setex`.
@@ -469,7 +472,7 @@ fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx
         let last_agreement = peer.figures.last_sync.unwrap_or(0) * 1_000;
         return StampRule::At(Wall(written.clamp(last_agreement.min(cx.now.wall.0), cx.now.wall.0)));
     }
-    agreed.map_or(StampRule::Least, StampRule::Above)
+    base.map_or(StampRule::Least, StampRule::Above)
 }
 
 /// Whether a 6 may have kept the stamp of the version that is held, where another server's set without one has replaced that

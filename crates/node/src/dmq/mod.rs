@@ -446,7 +446,7 @@ impl Dmq {
             }
             self.quiet = None;
             peer.owned = mine;
-            peer.forget_state(cx.replica);
+            peer.hand_over(cx.replica);
             if mine {
                 let mut held = self.holding.take(peer.id, cx.now.mono);
                 if planted::on(Bug::HeldMessagesDropped) {

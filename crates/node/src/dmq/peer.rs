@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crdt::planted::{self, Bug};
 use crdt::{Dot, Forget, NodeId, Replica, Slot, SlotMap};
 use kdmq::Generation;
+use tables::htable;
 
 use super::How;
 use super::book::{Book, Entry, Note, Proof};
@@ -255,12 +256,18 @@ impl Peer {
         self.owned && self.phase == Phase::Active
     }
 
-    /// Everything that was known of its state is void: it restarted, or we take over from another node.
+    /// Everything that was known of its state is void: it restarted.
     pub(crate) fn forget_state(&mut self, replica: &mut Replica) {
+        self.book.clear();
+        self.hand_over(replica);
+    }
+
+    /// Another node speaks for it, or did so far: nobody here knows what it holds.
+    pub(crate) fn hand_over(&mut self, replica: &mut Replica) {
         for dot in std::mem::take(&mut self.unacknowledged).into_values() {
             replica.release(dot);
         }
-        self.book.clear();
+        self.book.keep_bases();
         self.pull.forget();
         self.streams.forget_pulls();
         self.feed.clear();
@@ -353,7 +360,8 @@ impl Peer {
         let crossed = live
             && match self.book.fresh(slot, now) {
                 Some(Proof::Told) => true,
-                Some(Proof::Answered) => self.feed.is_lossy(now),
+                // It may be repeating what it said before that.
+                Some(Proof::Answered | Proof::Base) => self.feed.is_lossy(now) || self.comeback.look_at.is_some(),
                 Some(Proof::Seen) | None => false,
             };
         self.book.note(slot, note, now);
@@ -365,6 +373,14 @@ impl Peer {
         }
         // What it ends up with depends on which of the two messages it applied last.
         self.feed.look_again(slot);
+    }
+
+    /// It has removed a cell itself. If its removal is what is held of an entry, it is the base of what it sets there next.
+    pub(crate) fn has_removed(&mut self, slot: Slot, cx: &Cx<'_>) {
+        let Some(cell) = cx.replica.cell(slot).filter(|cell| cell.body.is_none()) else { return };
+        if htable::name(cell.table).is_some() {
+            self.book.removed(slot, cell.order.stamp, false, cx.now.mono);
+        }
     }
 
     /// It holds something that lost, or dropped something that won: the winner goes back to it.

@@ -201,6 +201,24 @@ fn what_dumps_show_again_and_again_though_it_was_deleted_is_deleted_there() {
 }
 
 #[test]
+fn what_a_server_sets_where_it_has_deleted_or_was_told_to_counts_also_if_its_word_is_lost() {
+    for by_itself in [true, false] {
+        let (mut world, k1, k2) = two();
+        let wall = world.wall_s();
+        world.server(k1).set("plain", "k", text("old"), wall);
+        world.run_ms(40_000);
+        world.server(if by_itself { k1 } else { k2 }).delete("plain", "k");
+        world.run_ms(5_000);
+        world.server(k1).entries.insert(("plain".to_owned(), "k".to_owned()), (text("new"), 0));
+        world.server(k1).set("unknown", "x", text("1"), wall);
+        world.run_ms(30_000);
+        for server in [k1, k2] {
+            assert_eq!(world.server(server).entry("plain", "k").as_deref(), Some("new"), "{by_itself}");
+        }
+    }
+}
+
+#[test]
 fn what_a_server_with_another_clock_sets_just_after_something_else_counts() {
     let mut world = World::new(config());
     let (k1, k2) = (world.start_as("127.0.0.11:5060", Generation::V6), world.start("127.0.0.12:5060"));

@@ -71,7 +71,11 @@ fn stored(peer: &mut Peer, item: &Item, cx: &mut Cx<'_>) -> Option<Request> {
         }
         What::Gone => {
             if !peer.feed.open.get(&item.slot).is_some_and(|o| o.again) {
-                peer.book.remove(item.slot);
+                let entry = cx.replica.table_of(item.slot).is_some_and(|table| htable::name(table).is_some());
+                match entry {
+                    true => peer.book.removed(item.slot, item.version.stamp, true, cx.now.mono),
+                    false => drop(peer.book.remove(item.slot)),
+                }
                 peer.acknowledged(item.slot, cx.replica);
             }
             None

@@ -98,6 +98,7 @@ fn remove(peer: &mut Peer, gone: Vec<(Slot, Order)>, cx: &mut Cx<'_>) {
     for (slot, order) in gone {
         peer.book.remove(slot);
         usrloc_in::remove_absent(peer, slot, order, cx);
+        peer.has_removed(slot, cx);
         cx.stats.dmq_absences += 1;
     }
 }
