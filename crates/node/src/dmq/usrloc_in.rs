@@ -198,6 +198,12 @@ fn write(
 ) -> Option<Outcome> {
     let contact = &row.contact;
     let happened = Wall(contact.last_modified.saturating_mul(1_000));
+    let longest = u64::from(cx.config.location_max_ttl_s) * 1_000;
+    // A permanent contact, or one that does not say when it was written, would be dead from the start by its own time.
+    let too_old = || {
+        happened.0.saturating_add(longest) <= cx.now.wall.0
+            && cx.replica.slot(location::TABLE, &row.aor, member).is_none()
+    };
     let at = |wall: Wall| match above {
         // SIP itself says that it is newer, so no coarse or lagging clock may say otherwise (R4).
         Some(stamp) if stamp.time >= crdt::Hlc::from_ms(wall.0) => StampRule::Above(stamp),
@@ -206,6 +212,7 @@ fn write(
     let stamp = match how {
         How::Live => StampRule::Now,
         How::Dump if planted::on(Bug::PulledIsNow) => StampRule::Now,
+        How::Dump if too_old() => StampRule::Least,
         How::Dump => at(happened),
         How::Held(arrival) => at(arrival),
     };

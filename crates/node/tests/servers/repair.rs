@@ -19,6 +19,25 @@ fn settled() -> (World, std::net::SocketAddr, std::net::SocketAddr) {
 }
 
 #[test]
+fn a_contact_whose_last_change_is_older_than_a_cell_can_be_is_known_again_after_a_restart_without_a_disk() {
+    for (what, expires_s, modified_s) in [("permanent", None, 30 * 86_400), ("of unknown age", Some(6_000), u64::MAX)] {
+        let (mut world, k1, k2) = two();
+        let wall = world.wall_s();
+        world.server(k1).register("alice", A, "c1", 1, 6_000, wall);
+        world.run_ms(40_000);
+        for contact in world.server(k1).contacts.values_mut() {
+            contact.expires = expires_s.map_or(0, |s| wall + s);
+            contact.last_modified = wall.saturating_sub(modified_s);
+        }
+        world.server(k2).contacts.clear();
+        world.restart_node(1_000);
+        world.run_ms(30_000);
+        assert_eq!(world.shows("alice"), [A], "{what}");
+        assert_eq!(world.server(k2).holds("alice"), [A], "{what}");
+    }
+}
+
+#[test]
 fn what_a_cut_off_server_removed_and_what_it_took_in_is_so_everywhere_after_its_return() {
     for (name, cut) in [("the sender", 0), ("a server that was fed", 1)] {
         let (mut world, k1, k2) = settled();
