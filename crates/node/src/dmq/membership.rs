@@ -279,6 +279,9 @@ impl Dmq {
             }
             if quiet && peer.phase == Phase::Active {
                 self.went_silent(id, "a ping had no answer", front, cx);
+            } else if peer.phase == Phase::Active {
+                // Nothing passed for seconds, and what it said meanwhile comes in any order.
+                peer.came_back(cx.now.mono);
             }
             return;
         };
