@@ -430,6 +430,8 @@ impl Dmq {
             // another node hears it.
             let mine = match peer.phase {
                 Phase::Active => owner::is_owner(me, others.iter().copied(), &peer.uri),
+                // It was ours before a restart, and will be when it is heard: what is known of it is not given up in between.
+                Phase::New => peer.owned && owner::is_owner(me, others.iter().copied(), &peer.uri),
                 _ => peer.owned && others.is_empty(),
             };
             // Another node that speaks for it in its own part of a split has told it what had won there.
