@@ -1,7 +1,7 @@
 //! What a server may hold though nobody who could tell has told us: servers that know each other tell their changes directly.
 //!
-//! Such a message is repeated until it is answered or given up, so for half a minute it may come late, in the wrong order, or
-//! never, and this node sees nothing of it. What another server has said is therefore doubtful at each server that it may have
+//! Such a message is repeated until it is answered or given up, so for half a minute (over TCP for two) it may come late, in the
+//! wrong order, or never, and this node sees nothing of it. What another server has said is therefore doubtful at each server that it may have
 //! told, and so is everything while a server was not heard here: it may have told others what it did not tell us. A dump that
 //! is asked for when nothing of it can be on its way any more ends the doubt; one a minute at most.
 //!
@@ -16,7 +16,8 @@ use tables::location;
 use super::Dmq;
 use super::book::fingerprint;
 use super::peer::{Peer, PeerId};
-use crate::config::DmqMode;
+use super::pull::LATE_TCP_MS;
+use crate::config::{DmqMode, SipTransport};
 use crate::cx::Cx;
 use crate::io::{Mono, Now};
 
@@ -193,10 +194,11 @@ impl Peer {
     pub(crate) fn settle_doubts(&mut self, replica: &mut Replica, now: Mono) {
         let (begun, contacts, entries) = self.pull.proves();
         let proves = |at: Mono| at.plus_ms(UNDER_WAY_MS) <= begun;
+        let under_way_ms = self.under_way_ms();
         let table_of = |slot| replica.cell(slot).map(|cell| cell.table == location::TABLE);
         let over = |(slot, doubt): (&Slot, &Doubt)| {
             let got = if table_of(*slot) == Some(true) { contacts } else { entries };
-            (got && proves(doubt.at)).then_some(*slot)
+            (got && doubt.at.plus_ms(under_way_ms) <= begun).then_some(*slot)
         };
         let over: Vec<Slot> = self.doubts.cells.iter().filter_map(over).collect();
         self.end_doubts(over, replica);
@@ -212,7 +214,8 @@ impl Peer {
     /// Forgets doubts about what was said too long ago to be under way; whoever asks next, asks late enough.
     pub(crate) fn drop_old_doubts(&mut self, replica: &mut Replica, now: Mono) {
         self.doubts.counted.take_if(|at| now.ms_since(*at) > UNDER_WAY_MS);
-        let old = |(slot, doubt): (&Slot, &Doubt)| (now.ms_since(doubt.at) > UNDER_WAY_MS).then_some(*slot);
+        let under_way_ms = self.under_way_ms();
+        let old = |(slot, doubt): (&Slot, &Doubt)| (now.ms_since(doubt.at) > under_way_ms).then_some(*slot);
         let old: Vec<Slot> = self.doubts.cells.iter().filter_map(old).collect();
         self.end_doubts(old, replica);
     }
@@ -233,6 +236,16 @@ impl Peer {
         (!ended_here).then(|| self.doubts.swept.plus_ms(SWEEP_MS))
     }
 
+    /// How long what another server tells it may be on its way, milliseconds.
+    fn under_way_ms(&self) -> u64 {
+        if self.address.transport == SipTransport::Tcp { LATE_TCP_MS } else { UNDER_WAY_MS }
+    }
+
+    /// Whether what another server said then may still be on its way to it.
+    fn may_get(&self, said: Stamp, now: Now) -> bool {
+        said.time.ms() + self.under_way_ms() > now.wall.0
+    }
+
     /// Whether dumps of this server are small enough to be asked for only to make sure.
     pub(crate) fn can_be_proven(&self) -> bool {
         self.dump_messages() <= super::pull::CHEAP_MESSAGES
@@ -240,12 +253,13 @@ impl Peer {
 }
 
 impl Dmq {
-    /// A server has spoken about the cell: which others it may have told so.
-    pub(super) fn doubt_elsewhere(&mut self, by: PeerId, slot: Slot, said: Said, cx: &mut Cx<'_>) {
+    /// A server has spoken about the cell, then or (`None`) just now: which others it may have told so.
+    pub(super) fn doubt_elsewhere(&mut self, by: PeerId, slot: Slot, said: Said, at: Option<Stamp>, cx: &mut Cx<'_>) {
         let lists = self.lend_lists(by).unwrap_or_default();
         let mesh = cx.config.dmq.mode == DmqMode::Mesh;
         for peer in self.peers.values_mut().filter(|peer| peer.id != by) {
-            if mesh || lists.contains(&peer.uri) {
+            let under_way = at.is_none_or(|at| peer.may_get(at, cx.now));
+            if under_way && (mesh || lists.contains(&peer.uri)) {
                 peer.doubt(slot, said, cx.replica, cx.now);
             }
         }
@@ -262,36 +276,37 @@ impl Dmq {
             return;
         }
         let Some(cell) = cx.replica.cell(change.slot) else { return };
-        if cell.order.stamp.time.ms() + UNDER_WAY_MS > cx.now.wall.0 {
-            let said = match cell.body {
-                None => Said::Gone,
-                Some(_) if cell.table == location::TABLE => Said::Other,
-                Some(body) => Said::Value(fingerprint(body)),
-            };
-            self.doubt_elsewhere(by, change.slot, said, cx);
-            self.doubt_old(by, change, cx);
-        }
+        let stamp = cell.order.stamp;
+        let said = match cell.body {
+            None => Said::Gone,
+            Some(_) if cell.table == location::TABLE => Said::Other,
+            Some(body) => Said::Value(fingerprint(body)),
+        };
+        self.doubt_elsewhere(by, change.slot, said, Some(stamp), cx);
+        self.doubt_old(by, change, stamp, cx);
     }
 
     /// A sync brings the last word about an entry alone: any of those before it may still be on its way.
     fn doubt_synced(&mut self, slot: Slot, cx: &mut Cx<'_>) {
         let Some(cell) = cx.replica.cell(slot).filter(|cell| cell.table != location::TABLE) else { return };
-        let late = cell.order.stamp.time.ms() + UNDER_WAY_MS > cx.now.wall.0;
-        if late && cx.config.dmq.mode == DmqMode::Mesh {
-            self.peers.values_mut().for_each(|peer| peer.doubt(slot, Said::Unheard, cx.replica, cx.now));
+        let stamp = cell.order.stamp;
+        if cx.config.dmq.mode == DmqMode::Mesh {
+            for peer in self.peers.values_mut().filter(|peer| peer.may_get(stamp, cx.now)) {
+                peer.doubt(slot, Said::Unheard, cx.replica, cx.now);
+            }
         }
     }
 
     /// What was there before may still be on its way to any server, and comes with what a server that has just started asks
     /// others for.
-    fn doubt_old(&mut self, by: PeerId, change: &Change, cx: &mut Cx<'_>) {
+    fn doubt_old(&mut self, by: PeerId, change: &Change, at: Stamp, cx: &mut Cx<'_>) {
         let old = change.old.as_deref().and_then(|old| CellRef::decode(old).ok());
         let old = old.filter(|cell| cell.table != location::TABLE && cx.config.dmq.mode == DmqMode::Mesh);
         let Some((stamp, body)) = old.and_then(|cell| Some((cell.order.stamp, cell.body?))) else { return };
         let said = Said::Value(fingerprint(body));
         // Of two words of its own that came in any order either may be the later one.
         let own = |peer: &Peer| peer.id == by && peer.comeback.was_repeated(change.slot, stamp);
-        for peer in self.peers.values_mut().filter(|peer| !own(peer)) {
+        for peer in self.peers.values_mut().filter(|peer| peer.may_get(at, cx.now) && !own(peer)) {
             peer.doubt(change.slot, said, cx.replica, cx.now);
         }
     }

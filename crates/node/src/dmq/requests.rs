@@ -162,7 +162,7 @@ impl Dmq {
         let gone = self.of_removal(unstamped, cx);
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
-            self.hold(id, DataChannel::Usrloc, body, cx);
+            self.hold(&came, DataChannel::Usrloc, body, cx);
             batch.actions.iter().filter_map(Word::of_contact).for_each(|word| self.spoken.heard(word, cx.now.mono));
             let about = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
             self.crossed(id, about, said, Peer::contested_elsewhere, cx);
@@ -216,7 +216,7 @@ impl Dmq {
         let unstamped = if matches!(said, Said::Gone) { self.of_removal(unstamped, cx) } else { unstamped };
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
-            self.hold(id, DataChannel::Htable, body, cx);
+            self.hold(&came, DataChannel::Htable, body, cx);
             Word::of_entry(&action).into_iter().for_each(|word| self.spoken.heard(word, cx.now.mono));
             let about = htable_in::slot_of(&action, cx).into_iter().collect();
             self.crossed(id, about, said, Peer::contested_elsewhere, cx);
@@ -268,7 +268,7 @@ impl Dmq {
     ) {
         let now = cx.now.mono;
         for slot in &about {
-            self.doubt_elsewhere(id, *slot, said, cx);
+            self.doubt_elsewhere(id, *slot, said, None, cx);
         }
         let Some(lists) = self.lend_lists(id) else { return };
         for peer in self.peers.values_mut().filter(|p| p.id != id && p.owned && lists.contains(&p.uri)) {
@@ -294,11 +294,15 @@ impl Dmq {
         }
     }
 
-    /// Keeps a message that the owner should have got as well. What a server repeats after a silence is none: the owner may have
-    /// had it long ago, and in another order.
-    fn hold(&mut self, id: PeerId, channel: DataChannel, body: &[u8], cx: &Cx<'_>) {
-        let repeated = self.peers.get(&id).is_some_and(|peer| peer.comeback.look_at.is_some());
-        if repeated && self.attending {
+    /// Keeps a message that the owner should have got as well. What a server repeats after a silence, or what was held up, is
+    /// none: the owner may have had it long ago, and in another order.
+    fn hold(&mut self, came: &Came, channel: DataChannel, body: &[u8], cx: &Cx<'_>) {
+        let id = came.id;
+        let repeats = |peer: &Peer| match peer.address.transport {
+            SipTransport::Udp => peer.comeback.look_at.is_some(),
+            SipTransport::Tcp => came.live != How::Live,
+        };
+        if self.attending && self.peers.get(&id).is_some_and(repeats) {
             return;
         }
         let body = Bytes::copy_from_slice(body);
