@@ -149,7 +149,9 @@ fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
             continue;
         }
         let current = entry.held == Some(Version::from(cell.order)) && cell.is_live(cx.now.wall);
-        let anothers = peer.doubts.removed(slot) || peer.is_anothers(slot, cell.order.stamp, cx.config.dmq.mode);
+        // What it was taken for when it was looked at first depends on what was known then of how it can be heard.
+        let anothers = !got.gone.contains(&slot)
+            && (peer.doubts.removed(slot) || peer.is_anothers(slot, cell.order.stamp, cx.config.dmq.mode));
         if entry.proof == Proof::Seen && current && !anothers {
             found.gone.push((slot, cell.order));
         } else {
