@@ -420,7 +420,7 @@ fn differs(
         return;
     }
     let based = peer.book.base(held.slot) == Some(held.order.stamp);
-    if based && peer.comeback.look_at.is_some() && peer.can_be_proven() {
+    if based && !peer.doubts.said(held.slot, value) && peer.comeback.look_at.is_some() && peer.can_be_proven() {
         // One dump after another, and one may be the answer to a question of long ago: the one that follows tells.
         if entry.is_none() {
             return peer.pull.found_difference();
