@@ -37,7 +37,7 @@ pub(crate) fn is_owner(me: NodeId, others: impl Iterator<Item = NodeId>, uri: &s
 pub(crate) struct HeldMessage {
     /// When it came, for forgetting it.
     at: Mono,
-    /// When it came, for its stamp.
+    /// When it came, or was said if that is known to be earlier, for its stamp.
     pub(crate) arrival: Wall,
     /// Its channel.
     pub(crate) channel: DataChannel,

@@ -259,6 +259,7 @@ impl Peer {
     /// Everything that was known of its state is void: it restarted.
     pub(crate) fn forget_state(&mut self, replica: &mut Replica) {
         self.book.clear();
+        self.contact_lateness = Lateness::in_time();
         self.hand_over(replica);
     }
 
@@ -278,7 +279,6 @@ impl Peer {
         self.early_expires.clear();
         self.counters.reset();
         self.lateness = Lateness::default();
-        self.contact_lateness = Lateness::in_time();
         self.latest = Latest::default();
         self.learned_at = None;
         self.missed();

@@ -162,7 +162,9 @@ impl Dmq {
         let gone = self.of_removal(unstamped, cx);
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
-            self.hold(&came, DataChannel::Usrloc, body, cx);
+            // One may be of a dump that was asked for when this node spoke for the server.
+            let said_at = batch.actions.iter().map(|action| usrloc_in::said_at(peer, action, cx)).min();
+            self.hold(&came, DataChannel::Usrloc, body, said_at.unwrap_or(cx.now.wall), cx);
             batch.actions.iter().filter_map(Word::of_contact).for_each(|word| self.spoken.heard(word, cx.now.mono));
             let about = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
             self.crossed(id, about, said, Peer::contested_elsewhere, cx);
@@ -216,7 +218,7 @@ impl Dmq {
         let unstamped = if matches!(said, Said::Gone) { self.of_removal(unstamped, cx) } else { unstamped };
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
-            self.hold(&came, DataChannel::Htable, body, cx);
+            self.hold(&came, DataChannel::Htable, body, cx.now.wall, cx);
             Word::of_entry(&action).into_iter().for_each(|word| self.spoken.heard(word, cx.now.mono));
             let about = htable_in::slot_of(&action, cx).into_iter().collect();
             self.crossed(id, about, said, Peer::contested_elsewhere, cx);
@@ -294,9 +296,9 @@ impl Dmq {
         }
     }
 
-    /// Keeps a message that the owner should have got as well. What a server repeats after a silence, or what was held up, is
+    /// Keeps a message that the owner should have got as well; `said`: when what it tells happened, at the latest. What a server repeats after a silence, or what was held up, is
     /// none: the owner may have had it long ago, and in another order.
-    fn hold(&mut self, came: &Came, channel: DataChannel, body: &[u8], cx: &Cx<'_>) {
+    fn hold(&mut self, came: &Came, channel: DataChannel, body: &[u8], said: crdt::Wall, cx: &Cx<'_>) {
         let id = came.id;
         let repeats = |peer: &Peer| match peer.address.transport {
             SipTransport::Udp => peer.comeback.look_at.is_some(),
@@ -306,7 +308,7 @@ impl Dmq {
             return;
         }
         let body = Bytes::copy_from_slice(body);
-        self.holding.hold(id, cx.now.mono, cx.now.wall, channel, body);
+        self.holding.hold(id, cx.now.mono, said, channel, body);
     }
 }
 

@@ -69,6 +69,15 @@ pub(crate) fn is_old(peer: &mut Peer, action: &kdmq::usrloc::Action<'_>, cx: &Cx
     lateness(peer, row, cx) >= least
 }
 
+/// When what has just come was said at the latest: the same for one that is kept for the owner.
+pub(crate) fn said_at(peer: &mut Peer, action: &kdmq::usrloc::Action<'_>, cx: &Cx<'_>) -> Wall {
+    let late = match action {
+        kdmq::usrloc::Action::Update(row) => lateness(peer, row, cx),
+        _ => 0,
+    };
+    Wall(cx.now.wall.0.saturating_sub(if late < LOST_MS { 0 } else { late }))
+}
+
 /// How long ago a message tells what it tells, milliseconds; 0 if it does not say. A contact that is known may be another
 /// server's, and its time by that one's clock.
 fn lateness(peer: &mut Peer, row: &Row<'_>, cx: &Cx<'_>) -> u64 {
