@@ -94,7 +94,7 @@ pub(crate) struct Pull {
     questions: Questions,
     /// Absences found by the pull before, waiting for confirmation.
     suspected: usize,
-    /// When a message of one came last, or could have; and whether that one was broken off.
+    /// When a message of one that asked for contacts came last, or could have; and whether that one was broken off.
     last: Option<Mono>,
     stopped: bool,
     /// When the last one that asked for contacts ended, and how long the server was busy with it.
@@ -222,9 +222,9 @@ impl Pull {
 
     /// Breaks off; what has arrived stays, and more may come.
     pub(crate) fn stop(&mut self) {
-        if let Some(stage) = self.stage.take() {
-            self.last = Some(stage.last);
-            self.stopped = true;
+        let asked_contacts = self.asks_contacts();
+        if let Some(stage) = self.stage.take().filter(|_| asked_contacts) {
+            (self.last, self.stopped) = (Some(stage.last), true);
         }
     }
 
@@ -342,11 +342,14 @@ impl Pull {
             *stage = Stage { tries, ..Stage::new(ask, now) };
             return Next::Send(ask);
         }
-        let ask = stage.ask;
+        let (ask, asked) = (stage.ask, stage.asked);
         if ask == DataChannel::Usrloc {
             self.tail = stage.arrived.tail();
         }
         self.took_ms += stage.last.ms_since(stage.asked);
+        if ask == DataChannel::Htable && over {
+            self.entries_answered(asked);
+        }
         let outcome = self.outcome(ask);
         if *outcome == Outcome::Unknown {
             *outcome = if over { Outcome::Complete } else { Outcome::Partial };
@@ -358,10 +361,9 @@ impl Pull {
         self.stage = None;
         self.finished = true;
         self.shown |= matches!(self.entries, Outcome::Complete | Outcome::Absent);
-        self.last = Some(now);
-        self.stopped = false;
-        // One of entries alone does not put off the proof of contacts.
+        // One of entries alone brings no contacts, and does not put off their proof.
         if self.contacts != Outcome::Unknown {
+            (self.last, self.stopped) = (Some(now), false);
             self.ended = Some(now);
         }
         Next::Conclude

@@ -12,9 +12,13 @@ use crate::io::Mono;
 pub(super) struct Questions {
     /// Whether entries are wanted though nothing was missed.
     pub(super) wanted: bool,
-    /// When they were asked for, as far as no answer has been seen yet, oldest first; and the last of all.
+    /// When they were asked for, as far as the answer is not known to be whole yet, oldest first; the last of all; and the last
+    /// that was answered.
     asked: Vec<Mono>,
     asked_last: Mono,
+    answered: Mono,
+    /// Whether answers come in the order of the questions.
+    in_order: bool,
     late_ms: u64,
     /// When what this pull has got was asked for, at the earliest.
     pub(super) from: Option<Mono>,
@@ -30,8 +34,9 @@ pub(super) struct Questions {
 impl Pull {
     /// Nothing is known of the server any more, but for what it may still answer.
     pub(crate) fn forget(&mut self) {
-        let Questions { asked, asked_last, late_ms, .. } = std::mem::take(&mut self.questions);
-        *self = Self { questions: Questions { asked, asked_last, late_ms, ..Questions::default() }, ..Self::default() };
+        let Questions { asked, asked_last, answered, late_ms, .. } = std::mem::take(&mut self.questions);
+        let questions = Questions { asked, asked_last, answered, late_ms, ..Questions::default() };
+        *self = Self { questions, ..Self::default() };
     }
 
     /// A process of ours that ended then may have asked, and the server may still repeat its answer.
@@ -100,22 +105,26 @@ impl Pull {
 
     /// Whether a dump of entries is on its way that may not know what the server has been told meanwhile.
     pub(crate) fn awaits_entries(&self, now: Mono) -> bool {
-        self.questions.asked.last().is_some_and(|at| now.ms_since(*at) < self.questions.late_ms)
+        let Questions { asked, answered, late_ms, .. } = &self.questions;
+        asked.last().is_some_and(|at| at > answered && now.ms_since(*at) < *late_ms)
     }
 
-    /// A dump of entries has come: when it was asked for, at the earliest. A dump that was lost at first may come behind the one
-    /// that was asked for after it, unless all come by one connection, in order.
+    /// A part of a dump of entries has come: when it was asked for, at the earliest. A dump that was lost at first may come behind
+    /// the one that was asked for after it, unless all come by one connection, in order. What nobody asked for answers nothing.
     pub(crate) fn entries_came(&mut self, in_order: bool, now: Mono) -> Mono {
         let Questions { asked, asked_last, late_ms, from, .. } = &mut self.questions;
         asked.retain(|at| now.ms_since(*at) < *late_ms);
         let earliest = asked.first().copied().unwrap_or(*asked_last);
-        if in_order && !asked.is_empty() {
-            asked.remove(0);
-        } else {
-            asked.pop();
-        }
         *from = Some(from.map_or(earliest, |from| from.min(earliest)));
+        self.questions.in_order = in_order;
         earliest
+    }
+
+    /// The question of that time has its whole answer.
+    pub(super) fn entries_answered(&mut self, then: Mono) {
+        let Questions { asked, answered, in_order, .. } = &mut self.questions;
+        asked.retain(|at| if *in_order { *at > then } else { *at != then });
+        *answered = then;
     }
 
     /// The next pull shall at least get the entries.
