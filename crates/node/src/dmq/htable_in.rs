@@ -415,6 +415,7 @@ fn differs(
             pull: Some(peer.pull.number),
         };
         peer.book.note(held.slot, note, cx.now.mono);
+        peer.hold_removal(held.slot, cx.replica);
         peer.feed.enqueue(held.slot);
         peer.comeback.outdone(held.slot, asked);
         return;

@@ -335,7 +335,7 @@ impl Peer {
         self.is_served() && (asked || planted::on(Bug::FedBeforeAsked))
     }
 
-    /// The cell has changed, and the server is to be told: a removal is held until it knows.
+    /// The cell has changed, or the server was found to have something else, and is to be told: a removal is held until it knows.
     pub(crate) fn hold_removal(&mut self, slot: Slot, replica: &mut Replica) {
         self.acknowledged(slot, replica);
         let Some(cell) = replica.cell(slot).filter(|cell| cell.body.is_none()) else { return };
@@ -385,6 +385,7 @@ impl Peer {
 
     /// It holds something that lost, or dropped something that won: the winner goes back to it.
     pub(crate) fn correct(&mut self, slot: Slot, cx: &mut Cx<'_>) {
+        self.hold_removal(slot, cx.replica);
         self.figures.corrections += 1;
         cx.stats.dmq_corrections += 1;
         self.feed.enqueue(slot);
