@@ -150,6 +150,11 @@ impl Stamped {
                 (self.anchor, self.restored) = (said, false);
                 return Some(0);
             }
+            if self.sets.is_empty() && stamp == self.anchor.stamp && !sure {
+                // Another server's value of that very millisecond was there before ours, or it came before ours.
+                self.anchor.value = value;
+                return Some(0);
+            }
             if !self.sets.is_empty() || stamp <= self.anchor.stamp {
                 return None;
             }
@@ -368,6 +373,14 @@ mod tests {
         let Next::Set { stamp, value } = counter.next(sum, false, now) else { panic!("nothing to tell") };
         counter.sent(stamp, value, now);
         (stamp, value)
+    }
+
+    #[test]
+    fn a_dump_that_shows_another_value_with_the_stamp_of_ours_shows_what_is_there() {
+        let mut stamped = Stamped::new(5);
+        assert_eq!(stamped.said(1_000_000, 6, true, Mono(0)), Some(1));
+        assert_eq!(stamped.said(1_000_000, 9, false, Mono(60_000_000)), Some(0), "nobody has counted");
+        assert_eq!(stamped.believed(), 9);
     }
 
     #[test]
