@@ -48,11 +48,13 @@ impl Shown {
         add(&mut self.entries, HASH.hash_one((table, key, value)));
     }
 
-    /// What a node shows of what a server can have. `counts` says whether a table counts, if servers have it at all.
-    fn of_node(replica: &Replica, now: Wall, counts: impl Fn(&str) -> Option<bool>) -> Self {
+    /// What a node shows of what a server can have, of contacts what lives beyond `both`. `counts` says whether a table counts, if
+    /// servers have it at all.
+    fn of_node(replica: &Replica, now: Wall, both: Wall, counts: impl Fn(&str) -> Option<bool>) -> Self {
         let mut shown = Self::default();
         let mut counted = HashSet::with_hasher(HASH);
-        for (_, cell) in replica.scan(None, usize::MAX).filter(|(_, cell)| cell.is_live(now)) {
+        let until = |table: &str| if table == location::TABLE { both } else { now };
+        for (_, cell) in replica.scan(None, usize::MAX).filter(|(_, cell)| cell.is_live(until(cell.table))) {
             let Some(body) = cell.body else { continue };
             if cell.table == location::TABLE {
                 let device = location::parse_member(cell.member) == Member::Device;
@@ -76,10 +78,10 @@ impl Shown {
         shown
     }
 
-    /// What a server shows.
-    fn of_server(server: &Kamailio, now: Now, counts: impl Fn(&str) -> Option<bool>) -> Self {
+    /// What a server shows, of contacts what lives beyond `both`.
+    fn of_server(server: &Kamailio, now: Now, both: Wall, counts: impl Fn(&str) -> Option<bool>) -> Self {
         let mut shown = Self::default();
-        for held in server.contacts(now) {
+        for held in server.contacts(Now { wall: both, ..now }) {
             shown.contact(held.aor, &held.contact.uri);
         }
         for entry in server.entries(now) {
@@ -169,11 +171,11 @@ impl World {
         self.nodes_differ().or_else(|| self.servers_differ())
     }
 
+    /// What ends by some clocks and not by others is left out.
     fn nodes_differ(&self) -> Option<String> {
-        let running = self.nodes.iter().filter_map(|host| Some((host, host.node.as_ref()?)));
-        let sums: Vec<_> = running
-            .map(|(host, node)| (&host.name, node.replica().digest_beyond(host.clock.wall(self.now).secs())))
-            .collect();
+        let running = || self.nodes.iter().filter_map(|host| Some((host, host.node.as_ref()?)));
+        let latest = running().map(|(host, _)| host.clock.wall(self.now).secs()).max()?;
+        let sums: Vec<_> = running().map(|(host, node)| (&host.name, node.replica().digest_beyond(latest))).collect();
         let pair = sums.windows(2).find(|pair| pair[0].1 != pair[1].1)?;
         let [(one, (_, a)), (other, (_, b))] = [pair[0], pair[1]];
         Some(format!("{one} holds {a} live cells, {other} {b}, and they are not the same"))
@@ -194,15 +196,16 @@ impl World {
     }
 
     fn server_differs(&self, host: &ServerHost, at: At, by_node: &mut Vec<(At, Shown)>) -> Option<String> {
+        let now = Now { mono: self.now, wall: true_wall(self.now) };
+        let both = now.wall.max(self.nodes[usize::from(at)].clock.wall(self.now));
         let known = by_node.iter().find(|(of, _)| *of == at).map(|(_, shown)| *shown);
-        let node = known.unwrap_or_else(|| self.shown_by(at));
+        let node = known.unwrap_or_else(|| self.shown_by(at, both));
         if known.is_none() {
             by_node.push((at, node));
         }
         let full = host.spec.memory_contacts > 0 && node.contacts.1 >= u64::from(host.spec.memory_contacts);
         let counts = |table: &str| self.script.htables.get(table).map(|spec| spec.counter);
-        let now = Now { mono: self.now, wall: true_wall(self.now) };
-        let server = Shown::of_server(host.process.as_ref()?, now, counts);
+        let server = Shown::of_server(host.process.as_ref()?, now, both, counts);
         (!full && server != node).then(|| {
             let (name, ix) = (&self.nodes[usize::from(at)].name, host.spec.ix);
             let [(_, a), (_, b), (_, c), (_, d)] = [node.contacts, server.contacts, node.entries, server.entries];
@@ -234,12 +237,11 @@ impl World {
         running.iter().map(|(server, _)| server.spec.ix).find(|&ix| missed(ix))
     }
 
-    fn shown_by(&self, at: At) -> Shown {
+    fn shown_by(&self, at: At, both: Wall) -> Shown {
         let host = &self.nodes[usize::from(at)];
         let counts = |table: &str| self.script.htables.get(table).map(|spec| spec.counter);
-        host.node
-            .as_ref()
-            .map_or_else(Shown::default, |node| Shown::of_node(node.replica(), host.clock.wall(self.now), counts))
+        let now = host.clock.wall(self.now);
+        host.node.as_ref().map_or_else(Shown::default, |node| Shown::of_node(node.replica(), now, both, counts))
     }
 
     /// When a run that is planned ends at the latest.
