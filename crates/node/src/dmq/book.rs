@@ -260,9 +260,10 @@ impl Book {
         }
     }
 
-    /// What was learned of the cell a moment ago: how, if it was.
+    /// What was learned of the cell a moment ago: how, if it was. [`Proof::Base`]: the server was told to remove it, and has answered.
     pub(crate) fn fresh(&self, slot: Slot, now: Mono) -> Option<Proof> {
-        let entry = self.entries.get(slot)?;
+        // What it has removed itself it has not been told.
+        let entry = self.entries.get(slot).filter(|entry| entry.proof != Proof::Base || entry.value != 0)?;
         (seconds(now).saturating_sub(entry.learned_s) <= CROSSING_S).then_some(entry.proof)
     }
 
@@ -370,7 +371,10 @@ pub(super) mod tests {
         assert!(matches!(&book.take_unsaved()[..], [(_, Some(saved))] if saved.proof == Proof::Base));
         let later = Stamp { time: crdt::Hlc::from_ms(5), ..Stamp::default() };
         book.removed(slot, later, false, now);
-        assert_eq!(book.base(slot), Some(later));
+        assert_eq!((book.base(slot), book.fresh(slot, now)), (Some(later), None));
+        book.note(slot, Note { value: 7, ..shown(1, Ruid::AsHeld) }, now);
+        book.removed(slot, later, true, now);
+        assert_eq!((book.base(slot), book.fresh(slot, now)), (Some(later), Some(Proof::Base)));
         book.note(slot, Note { proof: Proof::Told, value: 8, ..shown(2, Ruid::AsHeld) }, now);
         assert_eq!((book.len(), book.base(slot)), (1, Some(later)));
         book.remove(slot);
