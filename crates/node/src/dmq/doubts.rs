@@ -1,9 +1,9 @@
 //! What a server may hold though nobody who could tell has told us: servers that know each other tell their changes directly.
 //!
 //! Such a message is repeated until it is answered or given up, so for half a minute (over TCP for two) it may come late, in the
-//! wrong order, or never, and this node sees nothing of it. What another server has said is therefore doubtful at each server that it may have
-//! told, and so is everything while a server was not heard here: it may have told others what it did not tell us. A dump that
-//! is asked for when nothing of it can be on its way any more ends the doubt; one a minute at most.
+//! wrong order, or never, and this node sees nothing of it. What another server has said is therefore doubtful at each server that
+//! it may have told, and so is everything while a server was not heard here: it may have told others what it did not tell us. A
+//! dump that is asked for when nothing of it can be on its way any more ends the doubt; one a minute at most.
 //!
 //! It leaves asking and concluding to `pull`, and telling to `feed`. Invariant: a removal that a server was told by another one
 //! is not forgotten before a dump has shown that it arrived (docs/rules.md R7).

@@ -296,8 +296,8 @@ impl Dmq {
         }
     }
 
-    /// Keeps a message that the owner should have got as well; `said`: when what it tells happened, at the latest. What a server repeats after a silence, or what was held up, is
-    /// none: the owner may have had it long ago, and in another order.
+    /// Keeps a message that the owner should have got as well; `said`: when what it tells happened, at the latest. What a server
+    /// repeats after a silence, or what was held up, is none: the owner may have had it long ago, and in another order.
     fn hold(&mut self, came: &Came, channel: DataChannel, body: &[u8], said: crdt::Wall, cx: &Cx<'_>) {
         let id = came.id;
         let repeats = |peer: &Peer| match peer.address.transport {

@@ -71,10 +71,10 @@ fn stored(peer: &mut Peer, item: &Item, cx: &mut Cx<'_>) -> Option<Request> {
         }
         What::Gone => {
             if !peer.feed.open.get(&item.slot).is_some_and(|o| o.again) {
-                let entry = cx.replica.table_of(item.slot).is_some_and(|table| htable::name(table).is_some());
-                match entry {
-                    true => peer.book.removed(item.slot, item.version.stamp, true, cx.now.mono),
-                    false => drop(peer.book.remove(item.slot)),
+                if cx.replica.table_of(item.slot).and_then(htable::name).is_some() {
+                    peer.book.removed(item.slot, item.version.stamp, true, cx.now.mono);
+                } else {
+                    peer.book.remove(item.slot);
                 }
                 peer.acknowledged(item.slot, cx.replica);
             }
