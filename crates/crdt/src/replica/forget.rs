@@ -70,7 +70,7 @@ impl Replica {
             && !self.forgetting.settling
             && let Some(dot) = self.forgetting.ready.pop_front()
         {
-            self.forget_stable(dot);
+            self.forget_stable(dot, u64::from(secs));
             work -= 1;
         }
         work == 0
@@ -192,13 +192,19 @@ impl Replica {
         }
     }
 
-    /// R5: forgets a dead cell that every member is known to have.
-    fn forget_stable(&mut self, dot: Dot) {
+    /// R5: forgets a dead cell that every member is known to have. One that had expired by a clock that was put right since
+    /// is not dead.
+    fn forget_stable(&mut self, dot: Dot, now: u64) {
         let Forgetting { stable, waiting, .. } = &self.forgetting;
         if !waiting.contains(&dot) || !stable.contains(dot) {
             return;
         }
         let Some((slot, facts)) = self.dots.get(dot).and_then(|slot| Some((slot, self.facts(slot)?))) else { return };
+        let end = if facts.order.removed { 0 } else { self.end_of(&facts) };
+        if end > now {
+            self.forgetting.waiting.remove(&dot);
+            return self.schedule(slot, end);
+        }
         if facts.order.rank == 0 {
             let floor = &mut self.tables[usize::from(facts.table)].floor;
             *floor = (*floor).max(Some(facts.order.stamp));

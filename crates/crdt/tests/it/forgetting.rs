@@ -177,6 +177,23 @@ fn nothing_is_forgotten_while_the_clock_is_skewed() {
 }
 
 #[test]
+fn what_expired_by_a_clock_that_was_ahead_is_not_forgotten_when_it_is_right_again() {
+    let mut a = replica(1, rules());
+    put_until(&mut a, NOW, ("st", "k"), "v", Some(NOW.secs() + 60));
+    let clock = a.clock().clone();
+    a.persisted(&clock);
+    a.set_skewed(true);
+    a.tick(at(1_000));
+    a.set_skewed(false);
+    a.tick(at(1));
+    assert_eq!(get(&a, at(1), "st", "k").as_deref(), Some("v"));
+    a.tick(at(60));
+    assert_eq!((a.cells_held(), get(&a, at(60), "st", "k")), (1, None), "dead here, not yet by every clock");
+    a.tick(at(70));
+    assert_eq!(a.cells_held(), 0);
+}
+
+#[test]
 fn a_tombstone_waits_until_every_member_showed_it_as_fsynced() {
     let (mut a, mut b) = (replica(1, rules()), replica(2, rules()));
     acquaint(&mut a, &mut b);
