@@ -30,7 +30,7 @@ pub(super) struct Forgetting {
     blocked: Vec<Dot>,
     /// Our clock is too far from the others' (R3).
     skewed: bool,
-    /// Somebody may yet tell of versions that removals beat (R7).
+    /// Somebody may yet tell of versions that removals beat (R5, R7).
     settling: bool,
     /// Slots whose time came while it was.
     postponed: Vec<u32>,
@@ -95,8 +95,9 @@ impl Replica {
         }
     }
 
-    /// R7: while servers may be attached that have not yet said what they hold, nothing is forgotten by stability: a
-    /// removal must still be there to beat what such a server brings.
+    /// While it is not known who has to be waited for, nothing is forgotten by stability: servers that have not yet said
+    /// what they hold (R7: a removal must still be there to beat what such a server brings), or nodes that this one is still
+    /// to meet (R5).
     pub fn set_settling(&mut self, settling: bool) {
         self.forgetting.settling = settling;
     }

@@ -13,7 +13,7 @@ mod roster;
 mod session;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::cell::CellRef;
 use crate::change::{Alarms, Cause, Change};
@@ -326,14 +326,19 @@ impl Replica {
         self.changed(slot, Some(old), Cause::Forgotten, 0);
     }
 
-    /// Slots of live cells in tables that forget by stability, without rank, that pass a test: those which R6 re-issues.
-    fn unranked_live(&self, now: Wall, passes: impl Fn(&Self, Dot) -> bool) -> BTreeSet<u32> {
-        let slots = 0..self.slots.len() as u32;
-        let stable = slots.filter(|slot| self.slots.entry(*slot).is_some_and(|entry| self.is_stable(entry.table)));
-        let unranked = stable.filter(|slot| {
-            let cell = self.cell(Slot(*slot)).filter(|cell| cell.order.rank == 0 && cell.is_live(now));
-            cell.is_some_and(|cell| passes(self, cell.order.dot))
-        });
-        unranked.collect()
+    /// Whether a live cell may have lost to a version that was forgotten by stability (R6). What is later than the floor of
+    /// its table has not, and stays as it is: issued again it would be later than what others have written since.
+    fn may_have_lost(&self, slot: u32, now: Wall) -> bool {
+        let Some(table) = self.slots.entry(slot).map(|entry| entry.table).filter(|table| self.is_stable(*table)) else {
+            return false;
+        };
+        let live = self.cell(Slot(slot)).filter(|cell| cell.order.rank == 0 && cell.is_live(now));
+        live.is_some_and(|cell| self.table(table).floor.is_some_and(|floor| cell.order.stamp <= floor))
+    }
+
+    /// Slots of all such cells whose dots a clock does not contain.
+    fn may_all_have_lost(&self, now: Wall, seen: &Clock) -> Vec<u32> {
+        let unseen = |slot: &u32| self.cell(Slot(*slot)).is_some_and(|cell| !seen.contains(cell.order.dot));
+        (0..self.slots.len() as u32).filter(|&slot| self.may_have_lost(slot, now) && unseen(&slot)).collect()
     }
 }

@@ -68,7 +68,7 @@ impl Replica {
         });
         let only_ours: Vec<u32> = ours.map(|(slot, _)| slot.0).collect();
         for slot in only_ours {
-            repaired.reissued += u64::from(self.reissue(now, slot));
+            repaired.reissued += u64::from(self.reissue(slot));
         }
         repaired
     }

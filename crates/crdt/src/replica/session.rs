@@ -148,10 +148,8 @@ impl Replica {
             Merged::TooFarAhead => return Err(SyncAborted::TooFarAhead),
             Merged::Malformed(error) => return Err(SyncAborted::Malformed(error)),
             Merged::New(slot) if suspect => {
-                let cell = self.cell(slot).filter(|cell| cell.order.rank == 0 && cell.is_live(now));
-                let stable = self.slots.entry(slot.0).is_some_and(|entry| self.is_stable(entry.table));
-                if cell.is_some() && stable && !planted::on(Bug::SuspectTaken) && self.reissue(now, slot.0) {
-                    session.done.reissued += 1;
+                if self.may_have_lost(slot.0, now) && !planted::on(Bug::SuspectTaken) {
+                    session.done.reissued += u64::from(self.reissue(slot.0));
                 }
             }
             Merged::New(_) | Merged::Stale | Merged::DotReuse => {}
@@ -194,8 +192,8 @@ impl Replica {
         self.clock.join(&self.acceptable(&start.clock));
         self.forgotten.join(&start.forgotten);
         if start.full && !planted::on(Bug::FullReissuesNothing) {
-            for slot in self.unranked_live(now, |_, dot| !start.clock.contains(dot)) {
-                done.reissued += u64::from(self.reissue(now, slot));
+            for slot in self.may_all_have_lost(now, &start.clock) {
+                done.reissued += u64::from(self.reissue(slot));
             }
         }
         Ok(done)

@@ -87,13 +87,15 @@ impl Replica {
     }
 
     /// Writes the held version again, under a new dot and a stamp above all that could have beaten it (R6, R9).
-    pub(super) fn reissue(&mut self, now: Wall, slot: u32) -> bool {
+    pub(super) fn reissue(&mut self, slot: u32) -> bool {
         let Some(facts) = self.facts(slot) else { return false };
         let held = facts.order.stamp.time;
         let time = if facts.order.rank == 0 {
+            // Not now: a write that is newer than what is issued again, and not known here yet, has to beat it.
             let floor = self.table(facts.table).floor.map_or(Hlc::default(), |floor| floor.time);
-            self.hybrid.observe(held.max(floor));
-            self.hybrid.tick(now)
+            let time = held.max(floor).next();
+            self.hybrid.observe(time);
+            time
         } else {
             // A rank says more than a time: a ranked version stays where it is among its like.
             held.next()

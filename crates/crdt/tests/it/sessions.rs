@@ -121,13 +121,9 @@ fn who_was_away_while_something_was_forgotten_gets_a_full_session_and_drops_it()
     put(&mut a, NOW, "st", "stays", "v");
     sync_both(&mut a, &mut b, NOW);
     // b is in nobody's roster: it was away for longer than forget_after.
-    delete(&mut a, NOW, "st", "gone");
-    let clock = a.clock().clone();
-    a.persisted(&clock);
-    a.tick(NOW);
-    assert_eq!(a.slot("st", b"gone", b""), None);
+    delete_and_forget(&mut a, LATER, "gone");
     assert!(!a.accepts_pushes(b.clock()));
-    put(&mut b, LATER, "st", "news", "written while away");
+    put(&mut b, NOW, "st", "news", "written while away");
     b.drain_changes();
     let done = sync(&mut a, &mut b, LATER).unwrap();
     assert_eq!((done.dropped, done.reissued), (1, 1));
@@ -139,6 +135,44 @@ fn who_was_away_while_something_was_forgotten_gets_a_full_session_and_drops_it()
     sync_both(&mut a, &mut b, LATER);
     assert_eq!(live_view(&a, LATER), live_view(&b, LATER));
     assert_eq!(live_view(&a, LATER).len(), 2);
+}
+
+#[test]
+fn what_is_later_than_all_that_was_forgotten_is_not_issued_again() {
+    let (mut a, mut b) = pair();
+    delete_and_forget(&mut a, NOW, "gone");
+    let slot = put(&mut b, LATER, "st", "k", "later");
+    let written = b.cell(slot).unwrap().order;
+    let done = sync(&mut a, &mut b, LATER).unwrap();
+    assert_eq!(done.reissued, 0);
+    assert_eq!(b.cell(slot).unwrap().order, written);
+    sync_both(&mut a, &mut b, LATER);
+    assert_eq!(get(&a, LATER, "st", "k").as_deref(), Some("later"));
+}
+
+#[test]
+fn what_is_issued_again_loses_to_what_was_written_since() {
+    let (mut a, mut b) = pair();
+    let mut c = replica(3, rules());
+    put(&mut b, NOW, "st", "k", "old");
+    sync_both(&mut b, &mut c, NOW);
+    delete_and_forget(&mut a, LATER, "gone");
+    let since = Wall(LATER.0 + 1_000);
+    put(&mut c, since, "st", "k", "new");
+    let end = Wall(LATER.0 + 2_000);
+    assert_eq!(sync(&mut a, &mut b, end).unwrap().reissued, 1, "a may have forgotten that it was removed");
+    sync_both(&mut b, &mut c, end);
+    assert_eq!(get(&b, end, "st", "k").as_deref(), Some("new"));
+    assert_eq!(live_view(&b, end), live_view(&c, end));
+}
+
+/// Deletes an entry of a table that forgets by stability, and forgets that: nobody else is known.
+fn delete_and_forget(replica: &mut Replica, now: Wall, key: &str) {
+    delete(replica, now, "st", key);
+    let clock = replica.clock().clone();
+    replica.persisted(&clock);
+    replica.tick(now);
+    assert_eq!(replica.slot("st", key.as_bytes(), b""), None);
 }
 
 #[test]

@@ -111,6 +111,11 @@ pub(crate) struct Mesh {
     wake: (Mono, &'static str),
 }
 
+/// Whether a node is told at its start to join others.
+fn joins(config: &Config) -> bool {
+    config.join.iter().any(|addr| *addr != config.advertise)
+}
+
 /// See [`Mesh::wake`].
 const LOOK: (Mono, &str) = (Mono(0), "mesh");
 
@@ -372,13 +377,20 @@ impl Mesh {
     /// Since when this node has had what the others had after its start, or knows that there are none, or has met none for so
     /// long that they would not know it any more.
     pub(crate) fn level_since(&mut self, config: &Config, now: Mono) -> Option<Mono> {
-        let alone = self.roster.iter().next().is_none() && config.join.is_empty();
+        let alone = self.roster.iter().next().is_none() && !joins(config);
         let given_up = now.ms_since(self.started) >= config.forget_after_s * 1_000;
         let level = self.links() > 0 && self.pull.is_none() && self.behind().next().is_none();
         if alone || given_up || level {
             self.level.get_or_insert(now);
         }
         self.level
+    }
+
+    /// Whether this node has yet to meet the others for the first time. Until then it does not know whose clocks forgetting
+    /// has to wait for (R5): what it removed alone would be forgotten at once. It waits as long as for a member that is away.
+    pub(crate) fn is_newcomer(&self, config: &Config, now: Mono) -> bool {
+        let waits = now.ms_since(self.started) < config.forget_after_s * 1_000;
+        waits && joins(config) && self.roster.iter().next().is_none()
     }
 
     /// How many linked nodes have lower ids: what one of several nodes has to do alone, each leaves to those first.
