@@ -387,11 +387,13 @@ fn names(held: &Held<'_>, removed: &Contact<'_>) -> bool {
 }
 
 /// A dump shows that the server has dropped what it was known to hold: a removal of that version, and so of whatever other
-/// servers' dumps show of it. Those give its time by the clock of a server, in seconds, which may be ahead of ours.
+/// servers' dumps show of it, or a node takes in that a server repeats. Those give its time by the clock of a server, in
+/// seconds, which may be ahead of ours: it is at the end of that second.
 pub(crate) fn remove_absent(peer: &Peer, slot: Slot, seen: Order, cx: &mut Cx<'_>) {
     let Some(cell) = cx.replica.cell(slot) else { return };
     let happened = contact_of(&cell).map_or(0, |(_, contact)| contact.last_modified.saturating_mul(1_000));
-    if happened < seen.stamp.time.ms() || happened > cx.now.wall.0 {
+    let ended = happened.saturating_add(1_000);
+    if ended <= seen.stamp.time.ms() || happened > cx.now.wall.0 {
         cx.replica.remove_observed(cx.now.wall, slot, seen, peer.tag);
         return;
     }
@@ -401,7 +403,7 @@ pub(crate) fn remove_absent(peer: &Peer, slot: Slot, seen: Order, cx: &mut Cx<'_
         key: &key,
         member: &member,
         rank: 0,
-        stamp: StampRule::At(Wall(happened + 1)),
+        stamp: StampRule::At(Wall(ended)),
         deadline: None,
         body: None,
         via: peer.tag,
