@@ -76,6 +76,11 @@ impl Comeback {
         (self.deaf, self.restarted) = (None, Some(now));
     }
 
+    /// Whether it restarted so short a time ago.
+    pub(crate) fn has_restarted_within(&self, ms: u64, now: Mono) -> bool {
+        self.restarted.is_some_and(|at| now.ms_since(at) <= ms)
+    }
+
     /// Whether it may not have said everything.
     pub(crate) fn is_deaf(&self) -> bool {
         self.deaf.is_some()

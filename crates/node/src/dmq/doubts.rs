@@ -271,19 +271,19 @@ impl Dmq {
         if change.cause == Cause::Synced {
             return self.doubt_synced(change.slot, cx);
         }
-        let Some(by) = self.by_tag.get(&change.via).copied() else { return };
         if !matches!(change.cause, Cause::Local | Cause::Pushed) {
             return;
         }
         let Some(cell) = cx.replica.cell(change.slot) else { return };
         let stamp = cell.order.stamp;
+        let Some(by) = self.by_tag.get(&change.via).copied() else { return self.doubt_old(None, change, stamp, cx) };
         let said = match cell.body {
             None => Said::Gone,
             Some(_) if cell.table == location::TABLE => Said::Other,
             Some(body) => Said::Value(fingerprint(body)),
         };
         self.doubt_elsewhere(by, change.slot, said, Some(stamp), cx);
-        self.doubt_old(by, change, stamp, cx);
+        self.doubt_old(Some(by), change, stamp, cx);
     }
 
     /// A sync brings the last word about an entry alone: any of those before it may still be on its way.
@@ -297,17 +297,19 @@ impl Dmq {
         }
     }
 
-    /// What was there before may still be on its way to any server, and comes with what a server that has just started asks
-    /// others for.
-    fn doubt_old(&mut self, by: PeerId, change: &Change, at: Stamp, cx: &mut Cx<'_>) {
+    /// What was there before may still be on its way to any server, if one has said the new (`by`), and in any case to one that
+    /// has just started: it comes with what that asked others for.
+    fn doubt_old(&mut self, by: Option<PeerId>, change: &Change, at: Stamp, cx: &mut Cx<'_>) {
         let old = change.old.as_deref().and_then(|old| CellRef::decode(old).ok());
         let old = old.filter(|cell| cell.table != location::TABLE && cx.config.dmq.mode == DmqMode::Mesh);
         let Some((stamp, body)) = old.and_then(|cell| Some((cell.order.stamp, cell.body?))) else { return };
         let said = Said::Value(fingerprint(body));
         // Of two words of its own that came in any order either may be the later one.
-        let own = |peer: &Peer| peer.id == by && peer.comeback.was_repeated(change.slot, stamp);
+        let own = |peer: &Peer| by == Some(peer.id) && peer.comeback.was_repeated(change.slot, stamp);
         for peer in self.peers.values_mut().filter(|peer| peer.may_get(at, cx.now) && !own(peer)) {
-            peer.doubt(change.slot, said, cx.replica, cx.now);
+            if by.is_some() || peer.comeback.has_restarted_within(2 * peer.under_way_ms(), cx.now.mono) {
+                peer.doubt(change.slot, said, cx.replica, cx.now);
+            }
         }
     }
 
