@@ -5,7 +5,6 @@
 //! the other: they meet in the replica.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use crdt::planted::{self, Bug};
 use crdt::{Cause, Change, NodeId, Replica};
@@ -249,7 +248,7 @@ const SETTLE_TURNS: u64 = 10;
 
 /// Brings the two halves together on who speaks for which server.
 fn own(dmq: &mut Dmq, mesh: &mut Mesh, cx: &mut Cx<'_>) {
-    dmq.set_nodes(mesh.sip_addrs().collect::<Vec<SocketAddr>>());
+    dmq.set_nodes(mesh.sip_addrs().collect(), mesh.unlinked_sip_addrs().collect());
     if !mesh.catch_up(cx.config, cx.now.mono) {
         return;
     }

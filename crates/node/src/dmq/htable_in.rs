@@ -12,6 +12,7 @@ use kdmq::htable::{Action, Cell, How as Match, On};
 use tables::htable::{self, Value};
 
 use super::How;
+use super::age::age;
 use super::book::{Note, Proof, Ruid, fingerprint};
 use super::counters;
 use super::facts::{Expiry, Facts};
@@ -22,7 +23,7 @@ use crate::cx::Cx;
 use crate::io::Mono;
 
 /// Differences below this, in seconds, are rounding and not a change (docs/rules.md 11).
-const SAME_WITHIN_S: u64 = 2;
+pub(super) const SAME_WITHIN_S: u64 = 2;
 
 /// An `expire` that overtook its `set` waits this long for it, milliseconds.
 const EARLY_EXPIRE_MS: u64 = 2_000;
@@ -30,9 +31,9 @@ const EARLY_EXPIRE_MS: u64 = 2_000;
 /// So many of them wait at most, per server.
 const EARLY_EXPIRES_MAX: usize = 1_024;
 
-struct Held {
-    slot: Slot,
-    order: Order,
+pub(super) struct Held {
+    pub(super) slot: Slot,
+    pub(super) order: Order,
     live: bool,
     deadline: Option<u64>,
     body: Option<Vec<u8>>,
@@ -440,47 +441,6 @@ fn differs(
     if cx.replica.cell(held.slot).is_some_and(|cell| cell.order == held.order) {
         peer.comeback.outdone(held.slot, asked);
     }
-}
-
-/// When a dumped entry that we did not know was written, as far as it can be known.
-fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx<'_>) -> StampRule {
-    if planted::on(Bug::PulledIsNow) {
-        return StampRule::Now;
-    }
-    if held.is_some_and(|h| peer.doubts.said(h.slot, fingerprint(&cell.value.encode()))) {
-        // Another server's word that came too late; when it was said is known here.
-        return StampRule::Least;
-    }
-    if held.is_some_and(|h| peer.is_anothers(h.slot, h.order.stamp, cx.config.dmq.mode)) {
-        return StampRule::Least;
-    }
-    if let Some(ms) = cell.last_modified.filter(|ms| !is_anothers_stamp(*ms, held, cx.config.dmq.mode)) {
-        return StampRule::At(peer.lateness.in_time_at(ms, cx.now.wall));
-    }
-    if let Some(repeated) = held.filter(|h| peer.comeback.is_repeated(h.slot, h.order.stamp)) {
-        return StampRule::Above(repeated.order.stamp);
-    }
-    let base = held.and_then(|h| peer.book.base(h.slot));
-    let name = std::str::from_utf8(&cell.table).unwrap_or_default();
-    let restarts = cx.config.htables.get(name).is_some_and(|t| t.updateexpire);
-    // One that ends later than any that is set now was given another life, by us or by `htable.setex`.
-    let latest = |seconds: u32| cx.now.wall.0 / 1_000 + u64::from(seconds) + SAME_WITHIN_S;
-    if let Expiry::After(seconds) = facts.of(cx.config, peer.id, name)
-        && restarts
-        && (u64::from(seconds) + 1..=latest(seconds)).contains(&cell.expire)
-    {
-        let written = (cell.expire - u64::from(seconds)).saturating_mul(1_000);
-        let last_agreement = peer.figures.last_sync.unwrap_or(0) * 1_000;
-        return StampRule::At(Wall(written.clamp(last_agreement.min(cx.now.wall.0), cx.now.wall.0)));
-    }
-    base.map_or(StampRule::Least, StampRule::Above)
-}
-
-/// Whether a 6 may have kept the stamp of the version that is held, where another server's set without one has replaced that
-/// (docs/kdmq.md 7.4).
-fn is_anothers_stamp(ms: u64, held: Option<&Held>, mode: DmqMode) -> bool {
-    const APART_MS: u64 = 1_000;
-    mode == DmqMode::Mesh && held.is_some_and(|held| held.order.stamp.time.ms().abs_diff(ms) < APART_MS)
 }
 
 /// The held entry that an action is about; a pattern is about none in particular.

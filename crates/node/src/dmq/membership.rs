@@ -12,6 +12,7 @@ use crdt::planted::{self, Bug};
 use kdmq::Generation;
 use kdmq::notification::{self, NodeLine, Status, Transport};
 
+use super::owner::YIELD_MS;
 use super::peer::{Address, Peer, PeerId, Phase};
 use super::{Ask, Dmq, Ended};
 use crate::config::{Config, DmqMode, SipTransport};
@@ -326,6 +327,10 @@ impl Dmq {
         if peer.phase != Phase::New || peer.configured {
             let text = format!("server {} answers", peer.uri);
             cx.log(Level::Info, text);
+        }
+        if peer.phase == Phase::Silent {
+            peer.yields_until = Some(cx.now.mono.plus_ms(YIELD_MS));
+            peer.settle_strangers(&self.unlinked, cx.now.mono);
         }
         peer.phase = Phase::Active;
         peer.missed();

@@ -8,6 +8,7 @@
 //! | `membership` | node lists, pings, who is there |
 //! | `owner` | which of several nodes speaks for it |
 //! | `usrloc_in`, `htable_in`, `counters` | what its messages mean |
+//! | `age` | when what its dumps show of an entry was written |
 //! | `lateness` | how late its stamped messages are |
 //! | `streams` | its TCP connections, and what they lose |
 //! | `pull` | its dumps, and what they do not show |
@@ -24,6 +25,7 @@
 //! It leaves the SIP envelope and transactions to `front`, and every decision between two versions
 //! to the merge. Invariant: a server's entry in the book never claims more than was learned.
 
+mod age;
 mod book;
 mod changes;
 mod comeback;
@@ -147,6 +149,8 @@ pub(crate) struct Dmq {
     lease_at: Mono,
     /// SIP addresses of the other Starling nodes.
     nodes: Vec<std::net::SocketAddr>,
+    /// Those of them that are not linked with this one.
+    unlinked: Vec<std::net::SocketAddr>,
     /// Writes for the disk besides what the books have to say themselves.
     puts: Vec<shelf::Put>,
     started: Mono,
@@ -191,6 +195,7 @@ impl Dmq {
             lease_cursor: None,
             lease_at: now,
             nodes: Vec::new(),
+            unlinked: Vec::new(),
             puts: Vec::new(),
             started: now,
             ticked: Now { mono: now, wall: Wall(0) },
@@ -232,9 +237,10 @@ impl Dmq {
         id
     }
 
-    /// Tells which SIP addresses are other Starling nodes', so that none is taken for a server.
-    pub(crate) fn set_nodes(&mut self, nodes: Vec<std::net::SocketAddr>) {
-        self.nodes = nodes;
+    /// Tells which SIP addresses are other Starling nodes', so that none is taken for a server, and which of these are not
+    /// linked.
+    pub(crate) fn set_nodes(&mut self, nodes: Vec<std::net::SocketAddr>, unlinked: Vec<std::net::SocketAddr>) {
+        (self.nodes, self.unlinked) = (nodes, unlinked);
     }
 
     /// The facts about hash tables.
@@ -425,6 +431,10 @@ impl Dmq {
     /// Puts right who owns which server. `others` tells which linked nodes see a server.
     pub(crate) fn settle_owners(&mut self, me: NodeId, others: &dyn Fn(&str) -> Vec<NodeId>, cx: &mut Cx<'_>) {
         for peer in self.peers.values_mut() {
+            if peer.yields() {
+                self.quiet = None;
+            }
+            peer.settle_strangers(&self.unlinked, cx.now.mono);
             let others = others(&peer.uri);
             // A server that is silent here stays ours, with all that is known of it, unless
             // another node hears it.
@@ -437,6 +447,9 @@ impl Dmq {
             // Another node that speaks for it in its own part of a split has told it what had won there.
             let shared = others.iter().any(|node| !peer.shared.contains(node));
             peer.shared = others;
+            if !mine && !peer.shared.is_empty() {
+                peer.tended = Some(Wall(cx.now.wall.0.saturating_sub(owner::told_within_ms(cx.config.timing))));
+            }
             if mine && shared {
                 self.quiet = None;
                 peer.doubts.doubt_all(cx.now.mono);

@@ -6,17 +6,32 @@
 //! In a split each side has its owner: ownership saves work, it does not exclude.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
-use crdt::{NodeId, Wall};
+use crdt::{NodeId, Stamp, Wall};
 
 use super::DataChannel;
-use super::peer::PeerId;
+use super::peer::{Address, Peer, PeerId};
+use crate::config::{SipTransport, Timing};
 use crate::io::Mono;
 
 /// How long a message is held for the owner's fail-over, milliseconds: more than a dead link needs
 /// to be noticed.
 pub(crate) const HOLD_MS: u64 = 15_000;
+
+/// How long a node leaves a server that it hears again to another node, milliseconds: more than a link needs to come back once
+/// a split is over.
+pub(crate) const YIELD_MS: u64 = 3_000;
+
+/// A node that speaks for a server has told it what is older than this, milliseconds: more than a link that brings nothing any
+/// more takes to end.
+pub(super) const fn told_within_ms(timing: Timing) -> u64 {
+    match timing {
+        Timing::Lan => 10_000,
+        Timing::Wan => 20_000,
+    }
+}
 
 /// Messages held per server at most; beyond that the oldest go, and the pull at take-over has to do.
 const HOLD_MAX: usize = 20_000;
@@ -30,6 +45,36 @@ pub(crate) fn is_owner(me: NodeId, others: impl Iterator<Item = NodeId>, uri: &s
     };
     let mine = weight(me);
     others.map(weight).all(|other| other <= mine)
+}
+
+impl Peer {
+    /// Whether this node leaves a server to another one that it is not linked with: the server was not heard here and is again,
+    /// and it tells that node all. Most likely a split is just over, and the other has spoken for the server all the time. What
+    /// the server says here now may be what it repeats, and what we have to tell it may be older than what that node told it.
+    pub(crate) const fn yields(&self) -> bool {
+        self.yields_until.is_some()
+    }
+
+    /// Whether it was told a version by a linked node that spoke for it. If it shows something else now, or nothing, though it may
+    /// have heard only from nodes that are not linked since, then it or they have gone on from there.
+    pub(crate) fn was_told(&self, version: Stamp) -> bool {
+        self.has_strangers && self.tended.is_some_and(|tended| version.time.ms() < tended.0)
+    }
+
+    /// Sees whether another node may speak for it that this one is not linked with, and whether it has to be left to that one
+    /// any longer. `unlinked`: the SIP addresses of nodes without a link.
+    pub(super) fn settle_strangers(&mut self, unlinked: &[SocketAddr], now: Mono) {
+        let listed = |addr: &SocketAddr| {
+            let at = |transport| self.lists.contains(&Address { addr: *addr, transport }.uri());
+            at(SipTransport::Udp) || at(SipTransport::Tcp)
+        };
+        let had = std::mem::replace(&mut self.has_strangers, unlinked.iter().any(listed));
+        if had && !self.has_strangers && self.tended.is_some() {
+            // What it was not told because of them has to be told now, if they have not.
+            self.missed();
+        }
+        self.yields_until = self.yields_until.filter(|until| now < *until && self.has_strangers);
+    }
 }
 
 /// A message that the owner should have got as well.

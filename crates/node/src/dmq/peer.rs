@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crdt::planted::{self, Bug};
-use crdt::{Dot, Forget, NodeId, Replica, Slot, SlotMap};
+use crdt::{Dot, Forget, NodeId, Replica, Slot, SlotMap, Wall};
 use kdmq::Generation;
 use tables::htable;
 
@@ -129,6 +129,12 @@ pub(crate) struct Peer {
     pub(crate) latest: Latest,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
+    /// Whether it tells another node all that this one is not linked with, so that one may speak for it as well.
+    pub(crate) has_strangers: bool,
+    /// Up to what stamp a linked node that spoke for it has told it everything, in this life of it: see [`Peer::was_told`].
+    pub(crate) tended: Option<Wall>,
+    /// Until when this node leaves it to that one all the same: see [`Peer::yields`].
+    pub(crate) yields_until: Option<Mono>,
     /// The other nodes that hear it, as far as they are linked with this one.
     pub(crate) shared: Vec<NodeId>,
     pub(crate) book: Book,
@@ -230,6 +236,9 @@ impl Peer {
             contact_lateness: Lateness::in_time(),
             latest: Latest::default(),
             owned: false,
+            has_strangers: false,
+            tended: None,
+            yields_until: None,
             shared: Vec::new(),
             book: Book::new(durable),
             pull: Pull::default(),
@@ -253,12 +262,14 @@ impl Peer {
 
     /// Whether what this server sends changes the state, and what changes is sent to it.
     pub(crate) fn is_served(&self) -> bool {
-        self.owned && self.phase == Phase::Active
+        self.owned && self.phase == Phase::Active && !self.yields()
     }
 
     /// Everything that was known of its state is void: it restarted.
     pub(crate) fn forget_state(&mut self, replica: &mut Replica) {
         self.book.clear();
+        self.tended = None;
+        self.yields_until = None;
         self.contact_lateness = Lateness::in_time();
         self.hand_over(replica);
     }

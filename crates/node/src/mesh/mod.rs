@@ -483,6 +483,12 @@ impl Mesh {
         self.roster.iter().flat_map(|(_, known)| known.sip.iter().copied())
     }
 
+    /// Those of nodes that are not linked.
+    pub(crate) fn unlinked_sip_addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        let unlinked = self.roster.iter().filter(|(node, _)| !self.peers.contains_key(node));
+        unlinked.flat_map(|(_, known)| known.sip.iter().copied())
+    }
+
     /// What the mesh wants on disk since the last call.
     pub(crate) fn take_puts(&mut self) -> Vec<(Tree, Vec<u8>, Option<Bytes>)> {
         let (mut puts, roster) = (std::mem::take(&mut self.puts), self.roster.take_unsaved());

@@ -1,0 +1,63 @@
+//! When what a dump shows of an entry was written, as far as it can be known (docs/rules.md 14, docs/kdmq.md 7.6).
+//!
+//! It leaves to `htable_in` whether it is news at all. Invariant: what may be another's word, or says nothing of its time, never
+//! gets a time later than what the server is known to have agreed on.
+
+use crdt::planted::{self, Bug};
+use crdt::{StampRule, Wall};
+use kdmq::htable::Cell;
+
+use super::book::fingerprint;
+use super::facts::{Expiry, Facts};
+use super::htable_in::{Held, SAME_WITHIN_S};
+use super::peer::Peer;
+use crate::config::DmqMode;
+use crate::cx::Cx;
+
+/// When a dumped entry that we did not know was written, as far as it can be known.
+pub(super) fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx<'_>) -> StampRule {
+    if planted::on(Bug::PulledIsNow) {
+        return StampRule::Now;
+    }
+    if held.is_some_and(|h| peer.doubts.said(h.slot, fingerprint(&cell.value.encode()))) {
+        // Another server's word that came too late; when it was said is known here.
+        return StampRule::Least;
+    }
+    let mode = cx.config.dmq.mode;
+    if held.is_some_and(|h| is_unstamped(peer, cell, mode) || peer.is_anothers(h.slot, h.order.stamp, mode)) {
+        return StampRule::Least;
+    }
+    if let Some(ms) = cell.last_modified.filter(|ms| !is_anothers_stamp(*ms, held, mode)) {
+        return StampRule::At(peer.lateness.in_time_at(ms, cx.now.wall));
+    }
+    if let Some(repeated) = held.filter(|h| peer.comeback.is_repeated(h.slot, h.order.stamp)) {
+        return StampRule::Above(repeated.order.stamp);
+    }
+    let told = |h: &&Held| peer.was_told(h.order.stamp);
+    let base = held.and_then(|h| peer.book.base(h.slot)).or(held.filter(told).map(|h| h.order.stamp));
+    let name = std::str::from_utf8(&cell.table).unwrap_or_default();
+    let restarts = cx.config.htables.get(name).is_some_and(|t| t.updateexpire);
+    // One that ends later than any that is set now was given another life, by us or by `htable.setex`.
+    let latest = |seconds: u32| cx.now.wall.0 / 1_000 + u64::from(seconds) + SAME_WITHIN_S;
+    if let Expiry::After(seconds) = facts.of(cx.config, peer.id, name)
+        && restarts
+        && (u64::from(seconds) + 1..=latest(seconds)).contains(&cell.expire)
+    {
+        let written = (cell.expire - u64::from(seconds)).saturating_mul(1_000);
+        let last_agreement = peer.figures.last_sync.unwrap_or(0) * 1_000;
+        return StampRule::At(Wall(written.clamp(last_agreement.min(cx.now.wall.0), cx.now.wall.0)));
+    }
+    base.map_or(StampRule::Least, StampRule::Above)
+}
+
+/// Whether a 6 shows an entry that it did not set itself, so another server did: its own sets have a stamp (docs/kdmq.md 7.4).
+fn is_unstamped(peer: &Peer, cell: &Cell<'_>, mode: DmqMode) -> bool {
+    mode == DmqMode::Mesh && peer.generation == kdmq::Generation::V6 && cell.last_modified.is_none()
+}
+
+/// Whether a 6 may have kept the stamp of the version that is held, where another server's set without one has replaced that
+/// (docs/kdmq.md 7.4).
+fn is_anothers_stamp(ms: u64, held: Option<&Held>, mode: DmqMode) -> bool {
+    const APART_MS: u64 = 1_000;
+    mode == DmqMode::Mesh && held.is_some_and(|held| held.order.stamp.time.ms().abs_diff(ms) < APART_MS)
+}
