@@ -282,7 +282,7 @@ fn take(
     }
     let sure = how != How::Dump && !peer.gap;
     let known = peer.counters.known(&key, base, peer.generation);
-    known.heard(said);
+    known.heard(said, cx.now.mono);
     let step = match &mut known.way {
         Way::Quiet(quiet) => {
             if guessed {
@@ -321,7 +321,7 @@ pub(crate) fn delete_by_server(peer: &mut Peer, at: (&str, &[u8]), cx: &mut Cx<'
     }
 }
 
-/// A pull is over: every sum is to be compared with what the server has.
+/// A pull is over: every sum is to be compared with what the server has. One that it does not show it may have lost.
 pub(crate) fn after_pull(peer: &mut Peer, cx: &Cx<'_>) {
     if !cx.config.htables.values().any(|t| t.counter) {
         return;
@@ -332,6 +332,9 @@ pub(crate) fn after_pull(peer: &mut Peer, cx: &Cx<'_>) {
         .map(|(_, cell)| (cell.table.to_owned(), cell.key.to_vec()))
         .collect();
     peer.counters.dirty.extend(keys);
+    if let Some(asked) = peer.pull.shows_entries_since() {
+        peer.counters.keys.values_mut().for_each(|known| known.dumped(asked));
+    }
 }
 
 /// Tells the sums that may be told now.

@@ -387,6 +387,12 @@ impl Pull {
         (self.begun, self.contacts == Outcome::Complete, self.entries == Outcome::Complete)
     }
 
+    /// Since when whatever it holds of entries would have been shown, if the last pull got them all.
+    pub(crate) fn shows_entries_since(&self) -> Option<Mono> {
+        let got = self.got();
+        (got.entries == Outcome::Complete && got.heard_since).then_some(got.entries_from)
+    }
+
     fn got(&self) -> Got {
         let Self { number, begun, contacts, entries, heard_since, tail_seen, .. } = *self;
         let entries_from = self.questions.from.map_or(begun, |from| from.min(begun));

@@ -302,6 +302,26 @@ fn a_delete_that_has_arrived_without_an_answer_leaves_nothing_at_the_server() {
 }
 
 #[test]
+fn a_counter_that_a_dump_does_not_show_is_told_again() {
+    for generation in [Generation::V5, Generation::V6] {
+        let mut world = World::new(config());
+        let [k1, k2] = servers(&mut world, &[generation; 2])[..] else { panic!("two servers") };
+        inc(&mut world, k1, "c");
+        world.run_ms(1_000);
+        assert_eq!(world.server(k2).entry("calls", "c").as_deref(), Some("1"));
+        world.server(k2).reachable = false;
+        world.run_ms(20_000);
+        world.server(k2).entries.clear();
+        world.server(k2).reachable = true;
+        world.run_ms(20_000);
+        assert_eq!(world.server(k2).entry("calls", "c").as_deref(), Some("1"), "{generation:?}");
+        inc(&mut world, k2, "c");
+        world.run_ms(1_000);
+        assert_eq!(world.entry("calls", "c").as_deref(), Some("2"), "{generation:?}");
+    }
+}
+
+#[test]
 fn a_table_that_a_server_lacks_is_not_told_for_ever() {
     let mut world = World::new(config());
     let both = servers(&mut world, &[Generation::V6, Generation::V6]);

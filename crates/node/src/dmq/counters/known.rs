@@ -3,6 +3,7 @@
 
 use super::quiet::Quiet;
 use super::stamped::Stamped;
+use crate::dmq::peer::LIVELY_MS;
 use crate::io::Mono;
 
 /// What is known of one counter.
@@ -11,8 +12,11 @@ pub(super) struct Known {
     pub(super) way: Way,
     /// Whether a delete of ours is under way.
     pub(super) deleting: bool,
-    /// Whether one has arrived or not: it had no answer, and the server has not spoken since.
+    /// Whether the entry may be gone: one has arrived or not, because it had no answer, or a dump does not show the entry; and the
+    /// server has not spoken since.
     pub(super) perhaps_gone: bool,
+    /// When the server last said or showed it, or was told.
+    spoken: Mono,
     /// Whether the server is known to have an entry: one of 0 is a counter too.
     pub(super) entered: bool,
 }
@@ -38,7 +42,7 @@ pub(crate) enum Told {
 impl Known {
     /// One that nothing is under way about.
     pub(super) fn new(way: Way, entered: bool) -> Self {
-        Self { way, deleting: false, perhaps_gone: false, entered }
+        Self { way, deleting: false, perhaps_gone: false, spoken: Mono(0), entered }
     }
 
     /// What the server had before the first message, as far as messages that others had overtaken have not told better yet.
@@ -74,12 +78,18 @@ impl Known {
     }
 
     /// What the server says tells whether a delete that had no answer has arrived: then it counts from nothing.
-    pub(super) fn heard(&mut self, said: i64) {
+    pub(super) fn heard(&mut self, said: i64, now: Mono) {
+        self.spoken = now;
         let base = self.believed();
         if std::mem::take(&mut self.perhaps_gone) && said.abs() < (said - base).abs() {
             self.clear();
         }
         self.entered = true;
+    }
+
+    /// A dump that was asked for then has shown everything.
+    pub(super) fn dumped(&mut self, asked: Mono) {
+        self.perhaps_gone |= self.entered && !self.is_open() && self.spoken.plus_ms(LIVELY_MS) < asked;
     }
 
     pub(super) fn clear(&mut self) {
@@ -91,6 +101,7 @@ impl Known {
     }
 
     pub(super) fn end(&mut self, how: Told, now: Mono) {
+        self.spoken = now;
         self.entered |= how == Told::Seen;
         self.perhaps_gone = match how {
             Told::Unanswered => self.deleting || self.perhaps_gone,
