@@ -154,8 +154,7 @@ impl Node {
         let mut cx =
             Cx { now, config: &self.config, replica: &mut self.replica, out: &mut self.out, stats: &mut self.stats };
         if now.mono >= self.store_tick_at {
-            let newcomer = self.mesh.is_newcomer(&self.config, now.mono);
-            cx.replica.set_settling(newcomer || self.dmq.is_settling(&self.config, now.mono));
+            cx.replica.set_settling(self.dmq.is_settling(&self.config, now.mono));
             if !self.config.durable {
                 // What is in memory is all that there is; others may rely on it as they would on a disk.
                 let clock = cx.replica.clock().clone();

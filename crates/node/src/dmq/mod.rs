@@ -353,7 +353,7 @@ impl Dmq {
         }
     }
 
-    /// Whether servers may be attached that have not yet said what they hold.
+    /// Whether nodes are still to be met, or servers may be attached that have not yet said what they hold.
     pub(crate) fn is_settling(&self, config: &Config, now: Mono) -> bool {
         const YOUNG_MS: u64 = 60_000;
         let unheard = |p: &Peer| match p.phase {
@@ -368,7 +368,7 @@ impl Dmq {
             }
             Phase::New | Phase::Left => false,
         };
-        now.ms_since(self.started) < YOUNG_MS || self.peers.values().any(unheard)
+        !self.joined || now.ms_since(self.started) < YOUNG_MS || self.peers.values().any(unheard)
     }
 
     /// When [`Dmq::tick`] has something to do.

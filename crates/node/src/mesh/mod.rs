@@ -386,13 +386,6 @@ impl Mesh {
         self.level
     }
 
-    /// Whether this node has yet to meet the others for the first time. Until then it does not know whose clocks forgetting
-    /// has to wait for (R5): what it removed alone would be forgotten at once. It waits as long as for a member that is away.
-    pub(crate) fn is_newcomer(&self, config: &Config, now: Mono) -> bool {
-        let waits = now.ms_since(self.started) < config.forget_after_s * 1_000;
-        waits && joins(config) && self.roster.iter().next().is_none()
-    }
-
     /// How many linked nodes have lower ids: what one of several nodes has to do alone, each leaves to those first.
     pub(crate) fn nodes_before(&self, config: &Config) -> u64 {
         self.peers.keys().filter(|node| **node < config.node).count() as u64

@@ -12,7 +12,6 @@ use crdt::{Clock, Dot, NodeId, Origin, Rules, TableRules};
 use rand::RngExt;
 
 use self::net::{Net, STABLE, TIMED, addr, rules};
-use self::peer::TestNode;
 use crate::config::{Ack, Config, DmqConfig, DmqMode, Timing};
 use crate::io::{Input, Lane, LinkId, Tree};
 
@@ -69,25 +68,6 @@ fn a_node_that_joins_gets_everything_and_its_writes_reach_the_others_at_once() {
     net.set(1, STABLE, "x", Some("y"));
     let ms = net.until(1_000, "pushed", |net| net.get(0, STABLE, "x").is_some());
     assert!(ms <= 5, "{ms} ms");
-}
-
-#[test]
-fn a_node_that_has_yet_to_meet_those_it_joins_is_a_newcomer_for_as_long_as_members_are_waited_for() {
-    let mut net = Net::new(1);
-    let alone = net.add(false, &[]);
-    let joins = net.add(false, &[2]);
-    let newcomer = |net: &Net, node: usize| {
-        let TestNode { mesh, config, .. } = &net.nodes[node];
-        mesh.is_newcomer(config, net.node_now(node).mono)
-    };
-    net.run(10_000);
-    assert_eq!((newcomer(&net, alone), newcomer(&net, joins)), (false, true));
-    net.run(net.nodes[joins].config.forget_after_s * 1_000);
-    assert!(!newcomer(&net, joins), "nobody waits for longer");
-    let late = net.add(false, &[joins]);
-    assert!(newcomer(&net, late));
-    net.until(5_000, "linked", |net| net.nodes[late].mesh.links() == 1);
-    assert!(!newcomer(&net, late));
 }
 
 #[test]
