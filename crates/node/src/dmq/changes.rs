@@ -51,11 +51,8 @@ impl Dmq {
                         }
                     }
                     Cause::Expired => {
-                        match &counter {
-                            Some(key) if expired => peer.counters.drop_entry(key),
-                            // The sum is less by this contribution.
-                            Some(key) => peer.counters.touch(key.clone()),
-                            None => {}
+                        if let Some(key) = expired.then_some(counter.as_ref()).flatten() {
+                            peer.counters.drop_entry(key);
                         }
                         delete_expired(peer, change, &self.facts, cx);
                     }
