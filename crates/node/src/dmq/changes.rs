@@ -51,8 +51,13 @@ impl Dmq {
                         }
                     }
                     Cause::Expired => {
-                        if let Some(key) = expired.then_some(counter.as_ref()).flatten() {
-                            peer.counters.drop_entry(key);
+                        match &counter {
+                            Some(key) if expired => {
+                                peer.counters.end(key, counters::outlived_until(&key.0, cx.config, cx.now.mono));
+                            }
+                            // The sum is less by this contribution.
+                            Some(key) => peer.counters.touch(key.clone()),
+                            None => {}
                         }
                         delete_expired(peer, change, &self.facts, cx);
                     }

@@ -14,7 +14,7 @@ mod saved;
 mod stamped;
 mod unknown;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crdt::planted::{self, Bug};
 use crdt::{Change, Replica, Wall, counter};
@@ -34,7 +34,7 @@ use super::peer::{Peer, PeerId};
 use crate::config::{Config, DmqConfig};
 use crate::cx::Cx;
 use crate::front::Front;
-use crate::io::Mono;
+use crate::io::{Mono, Now};
 
 /// Table and key.
 pub(crate) type Key = (String, Vec<u8>);
@@ -60,6 +60,8 @@ pub(crate) struct Counters {
     provisional: BTreeSet<Key>,
     /// What the server had lately of keys in the life before, as far as it has not spoken of them since.
     former: BTreeMap<Key, Vec<i64>>,
+    /// Counters that have ended, and until when a server's entry may outlive them: it is told later than they were counted.
+    ended: VecDeque<(Mono, Key)>,
     /// Whether what is known elsewhere is known here.
     others_known: bool,
 }
@@ -93,6 +95,7 @@ impl Counters {
         self.unsaved.extend(std::mem::take(&mut self.keys).into_keys());
         self.restored.clear();
         self.provisional.clear();
+        self.ended.clear();
         self.dirty.clear();
         self.intents.clear();
         self.stampless = false;
@@ -108,6 +111,27 @@ impl Counters {
             // What is under way may bring the entry back; the answer makes us look.
             Some(known) if known.is_open() => known.clear(),
             _ => _ = self.keys.remove(key),
+        }
+    }
+
+    /// Everything that was counted has expired. The server's entry may live until then, and shows nothing new as long as it is what
+    /// was known of it.
+    pub(crate) fn end(&mut self, key: &Key, until: Mono) {
+        self.unknown.remove(key);
+        self.provisional.remove(key);
+        self.former.remove(key);
+        if let Some(known) = self.keys.get_mut(key) {
+            known.perhaps_gone = true;
+            self.ended.push_back((until, key.clone()));
+        }
+    }
+
+    /// Forgets what no server has any more.
+    fn drop_ended(&mut self, replica: &Replica, now: Now) {
+        while let Some((_, key)) = self.ended.pop_front_if(|(until, _)| *until <= now.mono) {
+            if value(replica, (&key.0, &key.1), now.wall).is_none() {
+                self.drop_entry(&key);
+            }
         }
     }
 
@@ -197,9 +221,20 @@ pub(crate) fn is_counter(config: &Config, name: &str) -> bool {
 
 /// The deadline of a contribution that is made now; `None` in tables whose entries may live for ever.
 pub(crate) fn deadline(table: &str, config: &Config, now: Wall) -> Option<u64> {
+    lives_s(table, config).map(|seconds| now.0 / 1_000 + seconds)
+}
+
+/// How long a contribution lives, seconds.
+fn lives_s(table: &str, config: &Config) -> Option<u64> {
     let known = config.htables.get(htable::name(table)?)?;
     let seconds = if known.autoexpire_s > 0 { known.autoexpire_s } else { known.max_ttl_s };
-    (seconds > 0).then(|| now.0 / 1_000 + u64::from(seconds))
+    (seconds > 0).then_some(u64::from(seconds))
+}
+
+/// Until when what a server was told of a counter in such a table may be there, and be shown, though the counter ends now.
+pub(crate) fn outlived_until(table: &str, config: &Config, now: Mono) -> Mono {
+    const SHOWN_S: u64 = 120;
+    now.plus_ms((lives_s(table, config).unwrap_or(0) + SHOWN_S) * 1_000)
 }
 
 /// The counter that a changed cell is part of.
@@ -252,14 +287,10 @@ fn take(
     (how, source): (How, Source),
     cx: &mut Cx<'_>,
 ) {
-    let Value::Int(said) = *said else {
+    let Some(said) = number(said, stamp) else {
         cx.stats.dmq_rows_refused += 1;
         return;
     };
-    if said.unsigned_abs() > VALUE_MAX as u64 || stamp.is_some_and(|stamp| stamp > VALUE_MAX as u64) {
-        cx.stats.dmq_rows_refused += 1;
-        return;
-    }
     if stamp.is_none() {
         peer.counters.is_stampless(cx.now.mono);
     }
@@ -281,7 +312,11 @@ fn take(
         peer.counters.provisional.insert(key.clone());
     }
     let sure = how != How::Dump && !peer.gap;
+    let none = value(cx.replica, at, cx.now.wall).is_none();
     let known = peer.counters.known(&key, base, peer.generation);
+    if none && !fresh && !known.is_news_after_end(said, how) {
+        return peer.counters.touch(key);
+    }
     known.heard(said, cx.now.mono);
     let step = match &mut known.way {
         Way::Quiet(quiet) => {
@@ -303,7 +338,7 @@ fn take(
     }
     // An entry of 0 is a counter too.
     if let Some(step) = step
-        && (step != 0 || value(cx.replica, at, cx.now.wall).is_none())
+        && (step != 0 || none)
     {
         let deadline = deadline(at.0, cx.config, cx.now.wall);
         if counter::add(cx.replica, cx.now.wall, at, step, deadline, peer.tag).is_err() {
@@ -311,6 +346,13 @@ fn take(
         }
     }
     peer.counters.touch(key);
+}
+
+/// What a server says, if a counter can be that.
+fn number(said: &Value<'_>, stamp: Option<u64>) -> Option<i64> {
+    let Value::Int(said) = *said else { return None };
+    let stamped = stamp.is_none_or(|stamp| stamp <= VALUE_MAX as u64);
+    (stamped && said.unsigned_abs() <= VALUE_MAX as u64).then_some(said)
 }
 
 /// A server dropped a counter.
@@ -339,6 +381,7 @@ pub(crate) fn after_pull(peer: &mut Peer, cx: &Cx<'_>) {
 
 /// Tells the sums that may be told now.
 pub(crate) fn feed_due(peers: &mut BTreeMap<PeerId, Peer>, front: &mut Front, cx: &mut Cx<'_>) {
+    peers.values_mut().for_each(|peer| peer.counters.drop_ended(cx.replica, cx.now));
     for peer in peers.values_mut().filter(|p| p.may_be_fed()) {
         let due: Vec<Key> = peer
             .counters

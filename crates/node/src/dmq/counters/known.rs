@@ -3,6 +3,7 @@
 
 use super::quiet::Quiet;
 use super::stamped::Stamped;
+use crate::dmq::How;
 use crate::dmq::peer::LIVELY_MS;
 use crate::io::Mono;
 
@@ -85,6 +86,16 @@ impl Known {
             self.clear();
         }
         self.entered = true;
+    }
+
+    /// Whether the server has counted something if it says this after all that was counted has expired: its entry may outlive that,
+    /// or begin again.
+    pub(super) fn is_news_after_end(&mut self, said: i64, how: How) -> bool {
+        let more = said.abs() > self.believed().abs();
+        if how != How::Dump && said.abs() < self.believed().abs() {
+            self.clear();
+        }
+        how != How::Dump || more || said == 0
     }
 
     /// A dump that was asked for then has shown everything.
