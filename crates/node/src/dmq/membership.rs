@@ -330,7 +330,7 @@ impl Dmq {
         }
         if peer.phase == Phase::Silent {
             peer.yields_until = Some(cx.now.mono.plus_ms(YIELD_MS));
-            peer.settle_strangers(&self.unlinked, cx.now.mono);
+            peer.settle_strangers(&self.unlinked, cx.config, cx.now.mono);
         }
         peer.phase = Phase::Active;
         peer.missed();

@@ -434,7 +434,7 @@ impl Dmq {
             if peer.yields() {
                 self.quiet = None;
             }
-            peer.settle_strangers(&self.unlinked, cx.now.mono);
+            peer.settle_strangers(&self.unlinked, cx.config, cx.now.mono);
             let others = others(&peer.uri);
             // A server that is silent here stays ours, with all that is known of it, unless
             // another node hears it.

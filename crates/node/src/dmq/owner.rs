@@ -13,7 +13,7 @@ use crdt::{NodeId, Stamp, Wall};
 
 use super::DataChannel;
 use super::peer::{Address, Peer, PeerId};
-use crate::config::{SipTransport, Timing};
+use crate::config::{Config, SipTransport, Timing};
 use crate::io::Mono;
 
 /// How long a message is held for the owner's fail-over, milliseconds: more than a dead link needs
@@ -61,15 +61,27 @@ impl Peer {
         self.has_strangers && self.tended.is_some_and(|tended| version.time.ms() < tended.0)
     }
 
-    /// Sees whether another node may speak for it that this one is not linked with, and whether it has to be left to that one
-    /// any longer. `unlinked`: the SIP addresses of nodes without a link.
-    pub(super) fn settle_strangers(&mut self, unlinked: &[SocketAddr], now: Mono) {
-        let listed = |addr: &SocketAddr| {
-            let at = |transport| self.lists.contains(&Address { addr: *addr, transport }.uri());
+    /// Sees whether another node may speak for it that this one is not linked with, which of the two counts, and whether it has
+    /// to be left to that one altogether any longer. `unlinked`: the SIP addresses of nodes without a link.
+    pub(super) fn settle_strangers(&mut self, unlinked: &[SocketAddr], config: &Config, now: Mono) {
+        let own = config.sip.get(usize::from(self.socket.0)).map(|socket| socket.addr);
+        let weight = |addr: SocketAddr| super::book::fingerprint(format!("{addr} {}", self.uri).as_bytes());
+        let listed = |addr: &&SocketAddr| {
+            let at = |transport| self.lists.contains(&Address { addr: **addr, transport }.uri());
             at(SipTransport::Udp) || at(SipTransport::Tcp)
         };
-        let had = std::mem::replace(&mut self.has_strangers, unlinked.iter().any(listed));
-        if had && !self.has_strangers && self.tended.is_some() {
+        let strangers = unlinked.iter().filter(listed);
+        let (mut some, mut first) = (false, true);
+        for stranger in strangers {
+            some = true;
+            first &= own.is_some_and(|own| weight(own) > weight(*stranger));
+        }
+        let had = std::mem::replace(&mut self.has_strangers, some);
+        if std::mem::replace(&mut self.is_counted_elsewhere, !first) == first {
+            // Whoever counted has counted on from something else.
+            self.counters.reset();
+        }
+        if had && !some {
             // What it was not told because of them has to be told now, if they have not.
             self.missed();
         }

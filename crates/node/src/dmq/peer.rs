@@ -131,6 +131,8 @@ pub(crate) struct Peer {
     pub(crate) owned: bool,
     /// Whether it tells another node all that this one is not linked with, so that one may speak for it as well.
     pub(crate) has_strangers: bool,
+    /// Whether its counters are left to that one: if both counted, each would take for the server's own what the other tells it.
+    pub(crate) is_counted_elsewhere: bool,
     /// Up to what stamp a linked node that spoke for it has told it everything, in this life of it: see [`Peer::was_told`].
     pub(crate) tended: Option<Wall>,
     /// Until when this node leaves it to that one all the same: see [`Peer::yields`].
@@ -237,6 +239,7 @@ impl Peer {
             latest: Latest::default(),
             owned: false,
             has_strangers: false,
+            is_counted_elsewhere: false,
             tended: None,
             yields_until: None,
             shared: Vec::new(),
