@@ -332,23 +332,33 @@ fn take(
             if guessed {
                 stamped.guessed(cx.now.mono);
             }
-            stamped.said(stamp.unwrap_or(0), said, sure, cx.now.mono)
+            let step = stamped.said(stamp.unwrap_or(0), said, sure, cx.now.mono);
+            if fresh && how == How::Dump {
+                stamped.forget_sets();
+            }
+            step
         }
     };
     let known_guess = known.guess();
     if let (Some(unknown), Some(guess)) = (peer.counters.unknown.get_mut(&key), known_guess) {
         *unknown = guess.min(*unknown);
     }
-    // An entry of 0 is a counter too.
-    if let Some(step) = step
-        && (step != 0 || none)
-    {
-        let deadline = deadline(at.0, cx.config, cx.now.wall);
-        if counter::add(cx.replica, cx.now.wall, at, step, deadline, peer.tag).is_err() {
-            cx.stats.dmq_rows_refused += 1;
-        }
+    if let Some(step) = step {
+        count(peer.tag, at, (step, none), cx);
     }
     peer.counters.touch(key);
+}
+
+/// A server has counted so much; `none`: there is no such counter so far.
+fn count(by: u32, at: (&str, &[u8]), (step, none): (i64, bool), cx: &mut Cx<'_>) {
+    // An entry of 0 is a counter too.
+    if step == 0 && !none {
+        return;
+    }
+    let deadline = deadline(at.0, cx.config, cx.now.wall);
+    if counter::add(cx.replica, cx.now.wall, at, step, deadline, by).is_err() {
+        cx.stats.dmq_rows_refused += 1;
+    }
 }
 
 /// What a server says, if a counter can be that.

@@ -79,8 +79,10 @@ pub(super) struct Stamped {
     waits: Mono,
     /// The base that was guessed, until the server is quiet for a moment, and when it was last heard.
     guessed: Option<(i64, Mono)>,
-    /// Whether the anchor is what a disk knew, which may have lost its end.
+    /// Whether the anchor is what a disk knew: then its set may never have arrived.
     restored: bool,
+    /// Whether sets of an earlier process may have come after the anchor, because a disk has lost its end.
+    forgotten: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +116,7 @@ impl Stamped {
             waits: Mono(0),
             guessed: None,
             restored: false,
+            forgotten: false,
         }
     }
 
@@ -124,7 +127,7 @@ impl Stamped {
 
     /// Takes up what an earlier process of ours knew: the server had `value` with `stamp`, or with a later one.
     pub(super) fn restore(value: i64, stamp: u64) -> Self {
-        Self { anchor: Said { stamp, value, sure: false }, restored: true, ..Self::new(value) }
+        Self { anchor: Said { stamp, value, sure: false }, restored: true, forgotten: true, ..Self::new(value) }
     }
 
     /// What the server has and the newest stamp seen, as far as is known.
@@ -159,7 +162,8 @@ impl Stamped {
                 return None;
             }
             let near = stamp < LEAST_CLOCK_MS || stamp - self.anchor.stamp <= SETS_LOST;
-            let told = std::mem::take(&mut self.restored) && !sure && near;
+            self.restored = false;
+            let told = std::mem::take(&mut self.forgotten) && !sure && near;
             let step = if told { 0 } else { value - self.anchor.value };
             self.anchor = said;
             return Some(step);
@@ -242,9 +246,15 @@ impl Stamped {
         Next::Set { stamp: newest.unwrap_or(self.anchor.stamp) + 1, value }
     }
 
+    /// A dump has shown what begins here, which may be older than what an earlier process of ours has told since.
+    pub(super) fn forget_sets(&mut self) {
+        self.forgotten = true;
+    }
+
     /// A set is being sent, for the first time or again.
     pub(super) fn sent(&mut self, stamp: u64, value: i64, now: Mono) {
         self.open = true;
+        self.forgotten = false;
         self.sent = now;
         if self.sets.last().is_none_or(|set| set.stamp < stamp) {
             self.sets.push(Set { stamp, value, sent: now, answered: None, first: None, last: None });
@@ -457,6 +467,15 @@ mod tests {
             assert_eq!(counter.said(shown, 34, false, T0), Some(own), "{known}, {shown}");
             assert_eq!(counter.said(shown + 1, 35, false, T0), Some(1), "once");
         }
+    }
+
+    #[test]
+    fn the_first_dump_may_be_older_than_what_was_told_before_a_restart() {
+        let mut counter = Stamped::new(40);
+        assert_eq!(counter.said(34, 40, false, T0), Some(0));
+        counter.forget_sets();
+        assert_eq!(counter.said(35, 41, false, T0), Some(0));
+        assert_eq!(counter.said(1_800_000_000_000, 42, true, T0), Some(1));
     }
 
     #[test]
