@@ -392,7 +392,8 @@ fn names(held: &Held<'_>, removed: &Contact<'_>) -> bool {
 pub(crate) fn remove_absent(peer: &Peer, slot: Slot, seen: Order, cx: &mut Cx<'_>) {
     let Some(cell) = cx.replica.cell(slot) else { return };
     let happened = contact_of(&cell).map_or(0, |(_, contact)| contact.last_modified.saturating_mul(1_000));
-    let ended = happened.saturating_add(1_000);
+    // Not after now, which the version itself may have been written in.
+    let ended = happened.saturating_add(1_000).min(cx.now.wall.0);
     if ended <= seen.stamp.time.ms() || happened > cx.now.wall.0 {
         cx.replica.remove_observed(cx.now.wall, slot, seen, peer.tag);
         return;

@@ -33,6 +33,25 @@ fn one_change_costs_one_request_and_nothing_comes_back() {
 }
 
 #[test]
+fn who_leaves_within_the_millisecond_is_gone_also_where_the_server_has_just_been_heard() {
+    let mut world = World::new(config());
+    let k1 = world.start("127.0.0.11:5060");
+    world.run_ms(1_000);
+    let wall = world.wall_s();
+    // So many writes within one millisecond that only the counter of the clock tells them apart.
+    for aor in ["alice", "bob", "carol"] {
+        world.server(k1).register(aor, A, aor, 1, 600, wall);
+    }
+    for aor in ["alice", "bob", "carol"] {
+        world.server(k1).unregister(aor, A);
+    }
+    world.run_ms(200);
+    for aor in ["alice", "bob", "carol"] {
+        assert_eq!(world.shows(aor), Vec::<String>::new(), "{aor}");
+    }
+}
+
+#[test]
 fn an_unregister_at_either_server_removes_the_contact_everywhere() {
     for from_first in [true, false] {
         let (mut world, k1, k2) = two();
