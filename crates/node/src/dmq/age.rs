@@ -33,7 +33,7 @@ pub(super) fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Fac
     if let Some(repeated) = held.filter(|h| peer.comeback.is_repeated(h.slot, h.order.stamp)) {
         return StampRule::Above(repeated.order.stamp);
     }
-    let told = |h: &&Held| peer.was_told(h.order.stamp);
+    let told = |h: &&Held| peer.strangers.follow(h.order.stamp);
     let base = held.and_then(|h| peer.book.base(h.slot)).or(held.filter(told).map(|h| h.order.stamp));
     let name = std::str::from_utf8(&cell.table).unwrap_or_default();
     let restarts = cx.config.htables.get(name).is_some_and(|t| t.updateexpire);

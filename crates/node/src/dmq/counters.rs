@@ -287,7 +287,7 @@ fn take(
     (how, source): (How, Source),
     cx: &mut Cx<'_>,
 ) {
-    if peer.is_counted_elsewhere {
+    if peer.strangers.are_counting() {
         return;
     }
     let Some(said) = number(said, stamp) else {
@@ -370,7 +370,7 @@ fn number(said: &Value<'_>, stamp: Option<u64>) -> Option<i64> {
 
 /// A server dropped a counter.
 pub(crate) fn delete_by_server(peer: &mut Peer, at: (&str, &[u8]), cx: &mut Cx<'_>) {
-    if peer.is_counted_elsewhere {
+    if peer.strangers.are_counting() {
         return;
     }
     peer.counters.drop_entry(&(at.0.to_owned(), at.1.to_vec()));
@@ -398,7 +398,7 @@ pub(crate) fn after_pull(peer: &mut Peer, cx: &Cx<'_>) {
 /// Tells the sums that may be told now.
 pub(crate) fn feed_due(peers: &mut BTreeMap<PeerId, Peer>, front: &mut Front, cx: &mut Cx<'_>) {
     peers.values_mut().for_each(|peer| peer.counters.drop_ended(cx.replica, cx.now));
-    for peer in peers.values_mut().filter(|p| p.may_be_fed() && !p.is_counted_elsewhere) {
+    for peer in peers.values_mut().filter(|p| p.may_be_fed() && !p.strangers.are_counting()) {
         let due: Vec<Key> = peer
             .counters
             .dirty
@@ -489,7 +489,7 @@ pub(crate) fn told(peer: &mut Peer, key: &Key, how: Told, cx: &mut Cx<'_>) {
 /// When a sum is to be told; `None` also while no more requests may be open: the end of one makes us look.
 pub(crate) fn next_wakeup(peer: &Peer, config: &DmqConfig) -> Option<Mono> {
     let full = peer.feed.requests() >= config.window && !planted::on(Bug::WokenForNothing);
-    if full || !peer.may_be_fed() || peer.is_counted_elsewhere {
+    if full || !peer.may_be_fed() || peer.strangers.are_counting() {
         return None;
     }
     let shown = peer.pull.has_shown();

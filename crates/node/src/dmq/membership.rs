@@ -12,7 +12,6 @@ use crdt::planted::{self, Bug};
 use kdmq::Generation;
 use kdmq::notification::{self, NodeLine, Status, Transport};
 
-use super::owner::YIELD_MS;
 use super::peer::{Address, Peer, PeerId, Phase};
 use super::{Ask, Dmq, Ended};
 use crate::config::{Config, DmqMode, SipTransport};
@@ -329,8 +328,7 @@ impl Dmq {
             cx.log(Level::Info, text);
         }
         if peer.phase == Phase::Silent {
-            peer.yields_until = Some(cx.now.mono.plus_ms(YIELD_MS));
-            peer.settle_strangers(&self.unlinked, cx.config, cx.now.mono);
+            peer.heard_again(&self.unlinked, cx.config, cx.now.mono);
         }
         peer.phase = Phase::Active;
         peer.missed();

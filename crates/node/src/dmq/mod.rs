@@ -48,14 +48,14 @@ mod pull;
 mod requests;
 mod shelf;
 mod spoken;
+mod strangers;
 mod streams;
 mod usrloc_in;
 mod views;
 
 use std::collections::BTreeMap;
 
-use crdt::planted::{self, Bug};
-use crdt::{NodeId, Wall};
+use crdt::Wall;
 use kdmq::life::CallIdCounter as Mark;
 
 pub(crate) use counters::{deadline as counter_deadline, is_counter};
@@ -73,7 +73,7 @@ use self::spoken::Spoken;
 use crate::config::{Config, DmqConfig};
 use crate::cx::Cx;
 use crate::front::{Front, Outgoing};
-use crate::io::{ConnId, Level, Mono, Now};
+use crate::io::{ConnId, Mono, Now};
 
 /// The channels that carry data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -415,63 +415,6 @@ impl Dmq {
             if peer.counters.kept(done) {
                 self.quiet = None;
             }
-        }
-    }
-
-    /// Takes in what servers said before this node attended to them, of those for which it spoke in its last life already.
-    pub(crate) fn take_held(&mut self, cx: &mut Cx<'_>) {
-        self.quiet = None;
-        for peer in self.peers.values_mut().filter(|p| p.owned) {
-            peer.counters.verify(cx.replica);
-            let held = self.holding.take(peer.id, cx.now.mono);
-            requests::replay(peer, held, &mut self.facts, cx);
-        }
-    }
-
-    /// Puts right who owns which server. `others` tells which linked nodes see a server.
-    pub(crate) fn settle_owners(&mut self, me: NodeId, others: &dyn Fn(&str) -> Vec<NodeId>, cx: &mut Cx<'_>) {
-        for peer in self.peers.values_mut() {
-            if peer.yields() {
-                self.quiet = None;
-            }
-            peer.settle_strangers(&self.unlinked, cx.config, cx.now.mono);
-            let others = others(&peer.uri);
-            // A server that is silent here stays ours, with all that is known of it, unless
-            // another node hears it.
-            let mine = match peer.phase {
-                Phase::Active => owner::is_owner(me, others.iter().copied(), &peer.uri),
-                // It was ours before a restart, and will be when it is heard: what is known of it is not given up in between.
-                Phase::New => peer.owned && owner::is_owner(me, others.iter().copied(), &peer.uri),
-                _ => peer.owned && others.is_empty(),
-            };
-            // Another node that speaks for it in its own part of a split has told it what had won there.
-            let shared = others.iter().any(|node| !peer.shared.contains(node));
-            peer.shared = others;
-            if !mine && !peer.shared.is_empty() {
-                peer.tended = Some(Wall(cx.now.wall.0.saturating_sub(owner::told_within_ms(cx.config.timing))));
-            }
-            if mine && shared {
-                self.quiet = None;
-                peer.doubts.doubt_all(cx.now.mono);
-                // What its next dump shows may be that node's word, and no later than its own.
-                peer.forget_repeated();
-            }
-            if mine == peer.owned {
-                continue;
-            }
-            self.quiet = None;
-            peer.owned = mine;
-            peer.hand_over(cx.replica);
-            if mine {
-                let mut held = self.holding.take(peer.id, cx.now.mono);
-                if planted::on(Bug::HeldMessagesDropped) {
-                    held.clear();
-                }
-                requests::replay(peer, held, &mut self.facts, cx);
-            }
-            let whose = if mine { "this node now speaks for it" } else { "another node speaks for it" };
-            let text = format!("server {}: {whose}", peer.uri);
-            cx.log(Level::Info, text);
         }
     }
 }

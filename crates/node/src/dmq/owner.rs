@@ -3,41 +3,28 @@
 //! The nodes that see the server and are linked with this one are the candidates; a rendezvous hash
 //! picks the same one at each of them. The others answer 200 and hold what they heard for as long
 //! as a fail-over takes; whoever takes over applies what the owner had not passed on, then pulls.
-//! In a split each side has its owner: ownership saves work, it does not exclude.
+//! In a split each side has its owner: ownership saves work, it does not exclude (`strangers`).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 
 use bytes::Bytes;
-use crdt::{NodeId, Stamp, Wall};
+use crdt::planted::{self, Bug};
+use crdt::{NodeId, Wall};
 
-use super::DataChannel;
-use super::peer::{Address, Peer, PeerId};
-use crate::config::{Config, SipTransport, Timing};
-use crate::io::Mono;
+use super::peer::{PeerId, Phase};
+use super::{DataChannel, Dmq, requests};
+use crate::cx::Cx;
+use crate::io::{Level, Mono};
 
 /// How long a message is held for the owner's fail-over, milliseconds: more than a dead link needs
 /// to be noticed.
 pub(crate) const HOLD_MS: u64 = 15_000;
 
-/// How long a node leaves a server that it hears again to another node, milliseconds: more than a link needs to come back once
-/// a split is over.
-pub(crate) const YIELD_MS: u64 = 3_000;
-
-/// A node that speaks for a server has told it what is older than this, milliseconds: more than a link that brings nothing any
-/// more takes to end.
-pub(super) const fn told_within_ms(timing: Timing) -> u64 {
-    match timing {
-        Timing::Lan => 10_000,
-        Timing::Wan => 20_000,
-    }
-}
-
 /// Messages held per server at most; beyond that the oldest go, and the pull at take-over has to do.
 const HOLD_MAX: usize = 20_000;
 
 /// Whether `me` is the owner among the nodes that see the server.
-pub(crate) fn is_owner(me: NodeId, others: impl Iterator<Item = NodeId>, uri: &str) -> bool {
+fn is_owner(me: NodeId, others: impl Iterator<Item = NodeId>, uri: &str) -> bool {
     let weight = |node: NodeId| {
         let mut text = node.0.to_be_bytes().to_vec();
         text.extend_from_slice(uri.as_bytes());
@@ -47,45 +34,62 @@ pub(crate) fn is_owner(me: NodeId, others: impl Iterator<Item = NodeId>, uri: &s
     others.map(weight).all(|other| other <= mine)
 }
 
-impl Peer {
-    /// Whether this node leaves a server to another one that it is not linked with: the server was not heard here and is again,
-    /// and it tells that node all. Most likely a split is just over, and the other has spoken for the server all the time. What
-    /// the server says here now may be what it repeats, and what we have to tell it may be older than what that node told it.
-    pub(crate) const fn yields(&self) -> bool {
-        self.yields_until.is_some()
+impl Dmq {
+    /// Takes in what servers said before this node attended to them, of those for which it spoke in its last life already.
+    pub(crate) fn take_held(&mut self, cx: &mut Cx<'_>) {
+        self.quiet = None;
+        for peer in self.peers.values_mut().filter(|p| p.owned) {
+            peer.counters.verify(cx.replica);
+            let held = self.holding.take(peer.id, cx.now.mono);
+            requests::replay(peer, held, &mut self.facts, cx);
+        }
     }
 
-    /// Whether it was told a version by a linked node that spoke for it. If it shows something else now, or nothing, though it may
-    /// have heard only from nodes that are not linked since, then it or they have gone on from there.
-    pub(crate) fn was_told(&self, version: Stamp) -> bool {
-        self.has_strangers && self.tended.is_some_and(|tended| version.time.ms() < tended.0)
-    }
-
-    /// Sees whether another node may speak for it that this one is not linked with, which of the two counts, and whether it has
-    /// to be left to that one altogether any longer. `unlinked`: the SIP addresses of nodes without a link.
-    pub(super) fn settle_strangers(&mut self, unlinked: &[SocketAddr], config: &Config, now: Mono) {
-        let own = config.sip.get(usize::from(self.socket.0)).map(|socket| socket.addr);
-        let weight = |addr: SocketAddr| super::book::fingerprint(format!("{addr} {}", self.uri).as_bytes());
-        let listed = |addr: &&SocketAddr| {
-            let at = |transport| self.lists.contains(&Address { addr: **addr, transport }.uri());
-            at(SipTransport::Udp) || at(SipTransport::Tcp)
-        };
-        let strangers = unlinked.iter().filter(listed);
-        let (mut some, mut first) = (false, true);
-        for stranger in strangers {
-            some = true;
-            first &= own.is_some_and(|own| weight(own) > weight(*stranger));
+    /// Puts right who owns which server. `others` tells which linked nodes see a server.
+    pub(crate) fn settle_owners(&mut self, me: NodeId, others: &dyn Fn(&str) -> Vec<NodeId>, cx: &mut Cx<'_>) {
+        for peer in self.peers.values_mut() {
+            if peer.strangers.are_yielded_to() {
+                self.quiet = None;
+            }
+            peer.settle_strangers(&self.unlinked, cx.config, cx.now.mono);
+            let others = others(&peer.uri);
+            // A server that is silent here stays ours, with all that is known of it, unless
+            // another node hears it.
+            let mine = match peer.phase {
+                Phase::Active => is_owner(me, others.iter().copied(), &peer.uri),
+                // It was ours before a restart, and will be when it is heard: what is known of it is not given up in between.
+                Phase::New => peer.owned && is_owner(me, others.iter().copied(), &peer.uri),
+                _ => peer.owned && others.is_empty(),
+            };
+            // Another node that speaks for it in its own part of a split has told it what had won there.
+            let shared = others.iter().any(|node| !peer.shared.contains(node));
+            peer.shared = others;
+            if !mine && !peer.shared.is_empty() {
+                peer.strangers.tended(cx.config.timing, cx.now.wall);
+            }
+            if mine && shared {
+                self.quiet = None;
+                peer.doubts.doubt_all(cx.now.mono);
+                // What its next dump shows may be that node's word, and no later than its own.
+                peer.forget_repeated();
+            }
+            if mine == peer.owned {
+                continue;
+            }
+            self.quiet = None;
+            peer.owned = mine;
+            peer.hand_over(cx.replica);
+            if mine {
+                let mut held = self.holding.take(peer.id, cx.now.mono);
+                if planted::on(Bug::HeldMessagesDropped) {
+                    held.clear();
+                }
+                requests::replay(peer, held, &mut self.facts, cx);
+            }
+            let whose = if mine { "this node now speaks for it" } else { "another node speaks for it" };
+            let text = format!("server {}: {whose}", peer.uri);
+            cx.log(Level::Info, text);
         }
-        let had = std::mem::replace(&mut self.has_strangers, some);
-        if std::mem::replace(&mut self.is_counted_elsewhere, !first) == first {
-            // Whoever counted has counted on from something else.
-            self.counters.reset();
-        }
-        if had && !some {
-            // What it was not told because of them has to be told now, if they have not.
-            self.missed();
-        }
-        self.yields_until = self.yields_until.filter(|until| now < *until && self.has_strangers);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crdt::planted::{self, Bug};
-use crdt::{Dot, Forget, NodeId, Replica, Slot, SlotMap, Wall};
+use crdt::{Dot, Forget, NodeId, Replica, Slot, SlotMap};
 use kdmq::Generation;
 use tables::htable;
 
@@ -18,6 +18,7 @@ use super::feed::Feed;
 use super::lateness::{Lateness, Latest};
 use super::life::Life;
 use super::pull::{LATE_MS, LATE_TCP_MS, Pull};
+use super::strangers::Strangers;
 use super::streams::Streams;
 use crate::config::SipTransport;
 use crate::cx::Cx;
@@ -129,14 +130,8 @@ pub(crate) struct Peer {
     pub(crate) latest: Latest,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
-    /// Whether it tells another node all that this one is not linked with, so that one may speak for it as well.
-    pub(crate) has_strangers: bool,
-    /// Whether its counters are left to that one: if both counted, each would take for the server's own what the other tells it.
-    pub(crate) is_counted_elsewhere: bool,
-    /// Up to what stamp a linked node that spoke for it has told it everything, in this life of it: see [`Peer::was_told`].
-    pub(crate) tended: Option<Wall>,
-    /// Until when this node leaves it to that one all the same: see [`Peer::yields`].
-    pub(crate) yields_until: Option<Mono>,
+    /// Nodes that may speak for it as well and are not linked with this one.
+    pub(crate) strangers: Strangers,
     /// The other nodes that hear it, as far as they are linked with this one.
     pub(crate) shared: Vec<NodeId>,
     pub(crate) book: Book,
@@ -238,10 +233,7 @@ impl Peer {
             contact_lateness: Lateness::in_time(),
             latest: Latest::default(),
             owned: false,
-            has_strangers: false,
-            is_counted_elsewhere: false,
-            tended: None,
-            yields_until: None,
+            strangers: Strangers::default(),
             shared: Vec::new(),
             book: Book::new(durable),
             pull: Pull::default(),
@@ -265,14 +257,13 @@ impl Peer {
 
     /// Whether what this server sends changes the state, and what changes is sent to it.
     pub(crate) fn is_served(&self) -> bool {
-        self.owned && self.phase == Phase::Active && !self.yields()
+        self.owned && self.phase == Phase::Active && !self.strangers.are_yielded_to()
     }
 
     /// Everything that was known of its state is void: it restarted.
     pub(crate) fn forget_state(&mut self, replica: &mut Replica) {
         self.book.clear();
-        self.tended = None;
-        self.yields_until = None;
+        self.strangers.restarted();
         self.contact_lateness = Lateness::in_time();
         self.hand_over(replica);
     }

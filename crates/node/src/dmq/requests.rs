@@ -161,7 +161,9 @@ impl Dmq {
         let said = if removes { Said::Gone } else { Said::Other };
         let gone = self.of_removal(unstamped, cx);
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
-        if (!peer.owned || peer.yields() || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
+        if (!peer.owned || peer.strangers.are_yielded_to() || !self.attending)
+            && !planted::on(Bug::OwnershipOfOutputOnly)
+        {
             // One may be of a dump that was asked for when this node spoke for the server.
             let said_at = batch.actions.iter().map(|action| usrloc_in::said_at(peer, action, cx)).min();
             self.hold(&came, DataChannel::Usrloc, body, said_at.unwrap_or(cx.now.wall), cx);
@@ -217,7 +219,9 @@ impl Dmq {
         };
         let unstamped = if matches!(said, Said::Gone) { self.of_removal(unstamped, cx) } else { unstamped };
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
-        if (!peer.owned || peer.yields() || !self.attending) && !planted::on(Bug::OwnershipOfOutputOnly) {
+        if (!peer.owned || peer.strangers.are_yielded_to() || !self.attending)
+            && !planted::on(Bug::OwnershipOfOutputOnly)
+        {
             self.hold(&came, DataChannel::Htable, body, cx.now.wall, cx);
             Word::of_entry(&action).into_iter().for_each(|word| self.spoken.heard(word, cx.now.mono));
             let about = htable_in::slot_of(&action, cx).into_iter().collect();

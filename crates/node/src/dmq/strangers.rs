@@ -1,0 +1,221 @@
+//! Nodes that may speak for a server as well, though this one is not linked with them (docs/rules.md 12).
+//!
+//! A server tells each of its peers all; by its own list of them it is known which nodes these are. Of a linked node the mesh tells
+//! what it passes on; of one that is not linked nothing is known but that it may have told the server anything. This module only
+//! remembers that; what follows from it is decided where words are taken in and told. Invariant: with no such node nothing is left
+//! to anybody.
+
+use std::net::SocketAddr;
+
+use crdt::{Stamp, Wall};
+
+use super::book::fingerprint;
+use super::peer::{Address, Peer};
+use crate::config::{Config, SipTransport, Timing};
+use crate::io::Mono;
+
+/// How long a node leaves a server that it hears again to another node, milliseconds: more than a link needs to come back once
+/// a split is over.
+const YIELD_MS: u64 = 3_000;
+
+/// A node that speaks for a server has told it what is older than this, milliseconds: more than a link that brings nothing any
+/// more takes to end.
+const fn told_within_ms(timing: Timing) -> u64 {
+    match timing {
+        Timing::Lan => 10_000,
+        Timing::Wan => 20_000,
+    }
+}
+
+/// Who else may speak for one server.
+#[derive(Debug, Default)]
+pub(crate) struct Strangers {
+    /// Whether there is a node that the server tells all and that this one is not linked with.
+    some: bool,
+    /// Whether one of them comes before this node in counting.
+    counting: bool,
+    /// Up to what stamp a linked node that spoke for the server has told it everything, in this life of it.
+    tended: Option<Wall>,
+    /// Until when the server is left to them altogether.
+    yields_until: Option<Mono>,
+}
+
+/// What a look at who is linked has changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Turned {
+    /// Another one counts now.
+    counting: bool,
+    /// There are none any more.
+    gone: bool,
+}
+
+impl Strangers {
+    /// Whether there are any.
+    pub(crate) const fn any(&self) -> bool {
+        self.some
+    }
+
+    /// Whether the server's counters are left to one of them: if both counted, each would take for the server's own what the other
+    /// tells it.
+    pub(crate) const fn are_counting(&self) -> bool {
+        self.counting
+    }
+
+    /// Whether the server is left to them: it was not heard here and is again. Most likely a split is just over, and another node
+    /// has spoken for it all the time. What the server says here now may be what it repeats, and what we have to tell it may be
+    /// older than what that node told it.
+    pub(crate) const fn are_yielded_to(&self) -> bool {
+        self.yields_until.is_some()
+    }
+
+    /// Whether the server was told a version by a linked node that spoke for it. If it shows something else now, or nothing, though
+    /// it may have heard only from strangers since, then it or they have gone on from there.
+    pub(crate) fn follow(&self, version: Stamp) -> bool {
+        self.some && self.tended.is_some_and(|tended| version.time.ms() < tended.0)
+    }
+
+    /// The server is heard again.
+    const fn yield_to(&mut self, now: Mono) {
+        self.yields_until = Some(now.plus_ms(YIELD_MS));
+    }
+
+    /// A linked node speaks for the server.
+    pub(crate) const fn tended(&mut self, timing: Timing, now: Wall) {
+        self.tended = Some(Wall(now.0.saturating_sub(told_within_ms(timing))));
+    }
+
+    /// The server restarted: it has nothing of what it was told.
+    pub(crate) const fn restarted(&mut self) {
+        (self.tended, self.yields_until) = (None, None);
+    }
+
+    /// These are the strangers now: `theirs` and `own` are the addresses where the server `uri` hears them and this node. Of all of
+    /// them one counts, the same in the eyes of each.
+    fn settle(
+        &mut self,
+        own: Option<SocketAddr>,
+        theirs: impl Iterator<Item = SocketAddr>,
+        uri: &str,
+        now: Mono,
+    ) -> Turned {
+        let weight = |addr: SocketAddr| fingerprint(format!("{addr} {uri}").as_bytes());
+        let own = own.map(weight);
+        let (mut some, mut counting) = (false, false);
+        for stranger in theirs {
+            some = true;
+            counting |= own.is_none_or(|own| own <= weight(stranger));
+        }
+        let had = std::mem::replace(&mut self.some, some);
+        let counted = std::mem::replace(&mut self.counting, counting);
+        self.yields_until = self.yields_until.filter(|until| some && now < *until);
+        Turned { counting: counted != counting, gone: had && !some }
+    }
+}
+
+impl Peer {
+    /// It was not heard, and is again. `unlinked`: the SIP addresses of nodes without a link.
+    pub(super) fn heard_again(&mut self, unlinked: &[SocketAddr], config: &Config, now: Mono) {
+        self.strangers.yield_to(now);
+        self.settle_strangers(unlinked, config, now);
+    }
+
+    /// Sees who else may speak for it.
+    pub(super) fn settle_strangers(&mut self, unlinked: &[SocketAddr], config: &Config, now: Mono) {
+        let Self { strangers, lists, uri, socket, .. } = self;
+        let own = config.sip.get(usize::from(socket.0)).map(|socket| socket.addr);
+        let listed = |addr: &SocketAddr| {
+            let at = |transport| lists.contains(&Address { addr: *addr, transport }.uri());
+            at(SipTransport::Udp) || at(SipTransport::Tcp)
+        };
+        let turned = strangers.settle(own, unlinked.iter().copied().filter(listed), uri, now);
+        if turned.counting {
+            // Whoever counted has counted on from something else.
+            self.counters.reset();
+        }
+        if turned.gone {
+            // What it was not told because of them has to be told now, if they have not.
+            self.missed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crdt::{Hlc, NodeId};
+
+    use super::*;
+
+    const URI: &str = "sip:127.0.0.11:5060";
+    const NOW: Mono = Mono(60_000_000);
+
+    fn node(number: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, number], 5_070))
+    }
+
+    fn settle(strangers: &mut Strangers, theirs: &[u8], now: Mono) -> Turned {
+        strangers.settle(Some(node(1)), theirs.iter().map(|number| node(*number)), URI, now)
+    }
+
+    #[test]
+    fn a_server_that_is_heard_again_is_left_to_a_stranger_for_a_while_and_to_nobody_without_one() {
+        for (theirs, yielded) in [(&[2][..], true), (&[], false)] {
+            let mut strangers = Strangers::default();
+            settle(&mut strangers, theirs, NOW);
+            assert!(!strangers.are_yielded_to(), "it was heard all the time");
+            strangers.yield_to(NOW);
+            for (ms, over) in [(0, false), (YIELD_MS - 1, false), (YIELD_MS, true)] {
+                settle(&mut strangers, theirs, NOW.plus_ms(ms));
+                assert_eq!(strangers.are_yielded_to(), yielded && !over, "{theirs:?}, after {ms} ms");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stranger_that_becomes_linked_is_yielded_to_no_longer() {
+        let mut strangers = Strangers::default();
+        strangers.yield_to(NOW);
+        settle(&mut strangers, &[2], NOW);
+        assert!(strangers.are_yielded_to());
+        assert!(settle(&mut strangers, &[], NOW).gone);
+        assert!(!strangers.are_yielded_to());
+        assert_eq!(settle(&mut strangers, &[], NOW), Turned::default(), "once");
+    }
+
+    #[test]
+    fn of_nodes_that_are_strangers_to_each_other_exactly_one_counts_for_a_server() {
+        let nodes: Vec<SocketAddr> = (1..=5).map(node).collect();
+        for server in 0..50 {
+            let uri = format!("sip:10.0.1.{server}:5060");
+            let counts = |own: &&SocketAddr| {
+                let mut strangers = Strangers::default();
+                strangers.settle(Some(**own), nodes.iter().copied().filter(|addr| addr != *own), &uri, NOW);
+                !strangers.are_counting()
+            };
+            assert_eq!(nodes.iter().filter(counts).count(), 1, "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_turn_in_counting_is_told_once_each_time() {
+        let mut strangers = Strangers::default();
+        let before = (2..=20).find(|number| settle(&mut Strangers::default(), &[*number], NOW).counting);
+        let before = before.expect("one comes before node 1");
+        for (theirs, turned) in [(&[before][..], true), (&[before], false), (&[], true), (&[], false)] {
+            assert_eq!(settle(&mut strangers, theirs, NOW).counting, turned, "{theirs:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_linked_node_has_told_is_followed_by_what_a_server_with_strangers_shows_then() {
+        let at = |ms| Stamp { time: Hlc::from_ms(ms), node: NodeId(1) };
+        let mut strangers = Strangers::default();
+        strangers.tended(Timing::Lan, Wall(100_000));
+        let (told, late) = (at(89_999), at(90_000));
+        assert!(!strangers.follow(told), "there are none");
+        settle(&mut strangers, &[2], NOW);
+        assert!(strangers.follow(told));
+        assert!(!strangers.follow(late), "it may not have been told that yet");
+        strangers.restarted();
+        assert!(!strangers.follow(told), "it has lost it");
+    }
+}
