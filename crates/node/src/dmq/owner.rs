@@ -64,9 +64,7 @@ impl Dmq {
             // Another node that speaks for it in its own part of a split has told it what had won there.
             let shared = others.iter().any(|node| !peer.shared.contains(node));
             peer.shared = others;
-            if !mine && !peer.shared.is_empty() {
-                peer.strangers.tended(cx.config.timing, cx.now.wall);
-            }
+            peer.strangers.tended(!mine && !peer.shared.is_empty(), cx.config.timing, cx.now);
             if mine && shared {
                 self.quiet = None;
                 peer.doubts.doubt_all(cx.now.mono);

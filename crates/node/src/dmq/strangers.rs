@@ -5,6 +5,7 @@
 //! remembers that; what follows from it is decided where words are taken in and told. Invariant: with no such node nothing is left
 //! to anybody.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use crdt::{Stamp, Wall};
@@ -12,7 +13,7 @@ use crdt::{Stamp, Wall};
 use super::book::fingerprint;
 use super::peer::{Address, Peer};
 use crate::config::{Config, SipTransport, Timing};
-use crate::io::Mono;
+use crate::io::{Mono, Now};
 
 /// How long a node leaves a server that it hears again to another node, milliseconds: more than a link needs to come back once
 /// a split is over.
@@ -27,14 +28,23 @@ const fn told_within_ms(timing: Timing) -> u64 {
     }
 }
 
+/// A node that begins to speak for a server has told it all that it lacks after so long, milliseconds: a dump may arrive with gaps,
+/// and is asked for again a minute later.
+const TENDING_MS: u64 = 75_000;
+
 /// Who else may speak for one server.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
-    /// Whether there is a node that the server tells all and that this one is not linked with.
-    some: bool,
+    /// Where the server tells all to nodes that this one is not linked with.
+    listed: BTreeSet<SocketAddr>,
+    /// Those that it told no longer in the meantime, so they did not answer it. Servers learn of a node that is gone for good from
+    /// each other again and again; were it taken for a stranger each time, nobody would be sure of the server any more.
+    dropped: BTreeSet<SocketAddr>,
     /// Whether one of them comes before this node in counting.
     counting: bool,
-    /// Up to what stamp a linked node that spoke for the server has told it everything, in this life of it.
+    /// Since when a linked node speaks for the server, in this life of it.
+    tended_since: Option<Mono>,
+    /// Up to what stamp that node has told it everything.
     tended: Option<Wall>,
     /// Until when the server is left to them altogether.
     yields_until: Option<Mono>,
@@ -51,8 +61,8 @@ struct Turned {
 
 impl Strangers {
     /// Whether there are any.
-    pub(crate) const fn any(&self) -> bool {
-        self.some
+    pub(crate) fn any(&self) -> bool {
+        !self.listed.is_empty()
     }
 
     /// Whether the server's counters are left to one of them: if both counted, each would take for the server's own what the other
@@ -71,7 +81,7 @@ impl Strangers {
     /// Whether the server was told a version by a linked node that spoke for it. If it shows something else now, or nothing, though
     /// it may have heard only from strangers since, then it or they have gone on from there.
     pub(crate) fn follow(&self, version: Stamp) -> bool {
-        self.some && self.tended.is_some_and(|tended| version.time.ms() < tended.0)
+        self.any() && self.tended.is_some_and(|tended| version.time.ms() < tended.0)
     }
 
     /// The server is heard again.
@@ -79,36 +89,50 @@ impl Strangers {
         self.yields_until = Some(now.plus_ms(YIELD_MS));
     }
 
-    /// A linked node speaks for the server.
-    pub(crate) const fn tended(&mut self, timing: Timing, now: Wall) {
-        self.tended = Some(Wall(now.0.saturating_sub(told_within_ms(timing))));
+    /// Whether a linked node speaks for the server just now.
+    pub(crate) fn tended(&mut self, by_another: bool, timing: Timing, now: Now) {
+        if !by_another {
+            self.tended_since = None;
+            return;
+        }
+        let since = *self.tended_since.get_or_insert(now.mono);
+        if now.mono.ms_since(since) >= TENDING_MS {
+            self.tended = Some(Wall(now.wall.0.saturating_sub(told_within_ms(timing))));
+        }
     }
 
     /// The server restarted: it has nothing of what it was told.
     pub(crate) const fn restarted(&mut self) {
-        (self.tended, self.yields_until) = (None, None);
+        (self.tended_since, self.tended, self.yields_until) = (None, None, None);
     }
 
-    /// These are the strangers now: `theirs` and `own` are the addresses where the server `uri` hears them and this node. Of all of
-    /// them one counts, the same in the eyes of each.
+    /// `unlinked` are the nodes without a link now, of which the server tells some all (`listed`). `own` is where it hears this
+    /// node. Of all of them one counts for the server `uri`, the same in the eyes of each.
     fn settle(
         &mut self,
         own: Option<SocketAddr>,
-        theirs: impl Iterator<Item = SocketAddr>,
+        unlinked: &[SocketAddr],
+        listed: impl Fn(&SocketAddr) -> bool,
         uri: &str,
         now: Mono,
     ) -> Turned {
+        let before = std::mem::take(&mut self.listed);
+        self.dropped.retain(|addr| unlinked.contains(addr));
+        for addr in unlinked {
+            if !listed(addr) {
+                if before.contains(addr) {
+                    self.dropped.insert(*addr);
+                }
+            } else if !self.dropped.contains(addr) {
+                self.listed.insert(*addr);
+            }
+        }
         let weight = |addr: SocketAddr| fingerprint(format!("{addr} {uri}").as_bytes());
         let own = own.map(weight);
-        let (mut some, mut counting) = (false, false);
-        for stranger in theirs {
-            some = true;
-            counting |= own.is_none_or(|own| own <= weight(stranger));
-        }
-        let had = std::mem::replace(&mut self.some, some);
+        let counting = self.listed.iter().any(|stranger| own.is_none_or(|own| own <= weight(*stranger)));
         let counted = std::mem::replace(&mut self.counting, counting);
-        self.yields_until = self.yields_until.filter(|until| some && now < *until);
-        Turned { counting: counted != counting, gone: had && !some }
+        self.yields_until = self.yields_until.filter(|until| !self.listed.is_empty() && now < *until);
+        Turned { counting: counted != counting, gone: !before.is_empty() && self.listed.is_empty() }
     }
 }
 
@@ -127,7 +151,7 @@ impl Peer {
             let at = |transport| lists.contains(&Address { addr: *addr, transport }.uri());
             at(SipTransport::Udp) || at(SipTransport::Tcp)
         };
-        let turned = strangers.settle(own, unlinked.iter().copied().filter(listed), uri, now);
+        let turned = strangers.settle(own, unlinked, listed, uri, now);
         if turned.counting {
             // Whoever counted has counted on from something else.
             self.counters.reset();
@@ -153,7 +177,8 @@ mod tests {
     }
 
     fn settle(strangers: &mut Strangers, theirs: &[u8], now: Mono) -> Turned {
-        strangers.settle(Some(node(1)), theirs.iter().map(|number| node(*number)), URI, now)
+        let theirs: Vec<SocketAddr> = theirs.iter().map(|number| node(*number)).collect();
+        strangers.settle(Some(node(1)), &theirs, |_| true, URI, now)
     }
 
     #[test]
@@ -188,7 +213,8 @@ mod tests {
             let uri = format!("sip:10.0.1.{server}:5060");
             let counts = |own: &&SocketAddr| {
                 let mut strangers = Strangers::default();
-                strangers.settle(Some(**own), nodes.iter().copied().filter(|addr| addr != *own), &uri, NOW);
+                let others: Vec<SocketAddr> = nodes.iter().copied().filter(|addr| addr != *own).collect();
+                strangers.settle(Some(**own), &others, |_| true, &uri, NOW);
                 !strangers.are_counting()
             };
             assert_eq!(nodes.iter().filter(counts).count(), 1, "{uri}");
@@ -209,13 +235,50 @@ mod tests {
     fn what_a_linked_node_has_told_is_followed_by_what_a_server_with_strangers_shows_then() {
         let at = |ms| Stamp { time: Hlc::from_ms(ms), node: NodeId(1) };
         let mut strangers = Strangers::default();
-        strangers.tended(Timing::Lan, Wall(100_000));
-        let (told, late) = (at(89_999), at(90_000));
+        let now = |ms| Now { mono: NOW.plus_ms(ms), wall: Wall(10_000 + ms) };
+        for ms in [0, TENDING_MS] {
+            strangers.tended(true, Timing::Lan, now(ms));
+        }
+        let (told, late) = (at(TENDING_MS - 1), at(TENDING_MS));
         assert!(!strangers.follow(told), "there are none");
         settle(&mut strangers, &[2], NOW);
         assert!(strangers.follow(told));
         assert!(!strangers.follow(late), "it may not have been told that yet");
         strangers.restarted();
         assert!(!strangers.follow(told), "it has lost it");
+    }
+
+    #[test]
+    fn a_node_that_has_just_begun_to_speak_for_a_server_has_not_told_it_what_is_old() {
+        let at = |ms| Stamp { time: Hlc::from_ms(ms), node: NodeId(1) };
+        let mut strangers = Strangers::default();
+        settle(&mut strangers, &[2], NOW);
+        let now = |ms| Now { mono: NOW.plus_ms(ms), wall: Wall(1_000_000 + ms) };
+        for (ms, by_another) in [(0, true), (TENDING_MS - 1, true), (TENDING_MS, false), (TENDING_MS + 1, true)] {
+            strangers.tended(by_another, Timing::Lan, now(ms));
+            assert!(!strangers.follow(at(1)), "{ms}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_its_server_has_dropped_is_no_stranger_until_it_was_linked_again() {
+        let mut strangers = Strangers::default();
+        let unlinked = [node(2)];
+        let mut look = |listed: bool, linked: bool| {
+            let unlinked = if linked { &[][..] } else { &unlinked };
+            strangers.settle(Some(node(1)), unlinked, |_| listed, URI, NOW);
+            strangers.any()
+        };
+        for (listed, linked, is_one) in [
+            (false, false, false),
+            (true, false, true),
+            (true, false, true),
+            (false, false, false),
+            (true, false, false),
+            (true, true, false),
+            (true, false, true),
+        ] {
+            assert_eq!(look(listed, linked), is_one, "listed {listed}, linked {linked}");
+        }
     }
 }
