@@ -30,6 +30,9 @@ const GATHER_MS: u64 = 60_000;
 /// Between two looks through doubts that no dump will end, milliseconds.
 const SWEEP_MS: u64 = 10_001;
 
+/// How long what was doubtful explains what a server shows that nobody here has asked since, milliseconds.
+const OLD_MS: u64 = 600_000;
+
 /// What is doubtful at one server.
 #[derive(Debug, Default)]
 pub(crate) struct Doubts {
@@ -123,8 +126,7 @@ impl Doubts {
     /// Takes up the doubt of an earlier process. No dump has ended it since, unless that was so long ago that it can have been
     /// dropped without one.
     pub(crate) fn restore(&mut self, slot: Slot, (wall_s, removed, said): Saved, now: Now) {
-        const OLD_S: u64 = 600;
-        if wall_s.saturating_add(OLD_S) < now.wall.0 / 1_000 {
+        if wall_s.saturating_add(OLD_MS / 1_000) < now.wall.0 / 1_000 {
             return;
         }
         self.since.get_or_insert(now.mono);
@@ -212,23 +214,42 @@ impl Peer {
         self.doubts.since = left.then_some(now);
     }
 
-    /// Forgets doubts about what was said too long ago to be under way; whoever asks next, asks late enough.
+    /// Looks through doubts that no dump here will end: about what was said too long ago to be under way. Whoever asks next asks late
+    /// enough, but what has arrived may be what that dump shows.
     pub(crate) fn drop_old_doubts(&mut self, replica: &mut Replica, now: Mono) {
         self.doubts.counted.take_if(|at| now.ms_since(*at) > UNDER_WAY_MS);
         let under_way_ms = self.under_way_ms();
-        let old = |(slot, doubt): (&Slot, &Doubt)| (now.ms_since(doubt.at) > under_way_ms).then_some(*slot);
-        let old: Vec<Slot> = self.doubts.cells.iter().filter_map(old).collect();
+        let explains_ms = if self.can_be_proven() { OLD_MS } else { under_way_ms };
+        let mut old = Vec::new();
+        let mut arrived = Vec::new();
+        for (slot, doubt) in &mut self.doubts.cells {
+            let ms = now.ms_since(doubt.at);
+            if ms > explains_ms {
+                old.push(*slot);
+            } else if ms > under_way_ms {
+                arrived.extend(doubt.held.take().map(|dot| (*slot, dot)));
+            }
+        }
+        for (slot, dot) in arrived {
+            self.let_go(slot, dot, replica);
+        }
         self.end_doubts(old, replica);
     }
 
     fn end_doubts(&mut self, slots: Vec<Slot>, replica: &mut Replica) {
         for slot in slots {
             self.book.changed(slot);
-            let Some(dot) = self.doubts.cells.remove(&slot).and_then(|doubt| doubt.held) else { continue };
-            // If it holds the cell after all it has to be told, and the removal to be kept until then.
-            self.hold_removal(slot, replica);
-            replica.release(dot);
+            if let Some(dot) = self.doubts.cells.remove(&slot).and_then(|doubt| doubt.held) {
+                self.let_go(slot, dot, replica);
+            }
         }
+    }
+
+    /// A removal need not be kept for a doubt any longer. If it holds the cell after all it has to be told, and the removal to be
+    /// kept until then.
+    fn let_go(&mut self, slot: Slot, dot: Dot, replica: &mut Replica) {
+        self.hold_removal(slot, replica);
+        replica.release(dot);
     }
 
     /// When doubts are looked through that no dump here will end.
