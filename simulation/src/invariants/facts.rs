@@ -77,6 +77,17 @@ impl Facts {
         })
     }
 
+    /// How long what a server says over TCP at a moment may take, milliseconds: what does not get through is repeated after longer
+    /// and longer pauses, so once more when a fault has been over for as long as it lasted.
+    pub(super) fn held_up_ms(&self, server: ServerIx, then: Mono) -> u64 {
+        const LONGEST_PAUSE_MS: u64 = 120_000;
+        let active = self.script.faults.iter().filter(|fault| {
+            concerns(&fault.kind, Host::Server(server)) && fault.at_ms <= then.ms() && then.ms() <= fault.until_ms
+        });
+        let over = active.map(|fault| fault.until_ms + (fault.until_ms - fault.at_ms).min(LONGEST_PAUSE_MS));
+        over.max().map_or(0, |over| over - then.ms())
+    }
+
     /// Whether a node's wall clock may have been off by more than half of the largest tolerated offset at some time between
     /// two moments. Two clocks that both keep to half of it never differ by more than all of it.
     pub(super) fn clock_was_wrong(&self, node: NodeIx, from: Mono, to: Mono) -> bool {
