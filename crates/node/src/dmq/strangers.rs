@@ -157,8 +157,8 @@ impl Peer {
             self.counters.reset();
         }
         if turned.gone {
-            // What it was not told because of them has to be told now, if they have not.
-            self.missed();
+            // What it was not told because of them has to be told now, if they have not. Nothing that it said itself was lost.
+            self.relied_in_vain();
         }
     }
 }
