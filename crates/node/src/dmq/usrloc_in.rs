@@ -339,8 +339,9 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
         if survives(&held, &row.contact) {
             return peer.correct(held.slot, cx);
         }
-        // However late it is known to be, it may be later than that.
-        if peer.comeback.look_at.is_some() && names(&held, &row.contact) {
+        // However late it is known to be, it may be later than that: it is later than what it names.
+        let early = matches!(how, How::Held(said) if said.0 < held.order.stamp.time.ms());
+        if (early || peer.comeback.look_at.is_some()) && names(&held, &row.contact) {
             return remove_repeated(peer, (held.slot, held.order), row, &member, cx);
         }
     }
