@@ -48,7 +48,8 @@ impl Dmq {
     /// Puts right who owns which server. `others` tells which linked nodes see a server.
     pub(crate) fn settle_owners(&mut self, me: NodeId, others: &dyn Fn(&str) -> Vec<NodeId>, cx: &mut Cx<'_>) {
         for peer in self.peers.values_mut() {
-            if peer.strangers.are_yielded_to() {
+            let yielded = peer.strangers.are_yielded_to();
+            if yielded {
                 self.quiet = None;
             }
             peer.settle_strangers(&self.unlinked, cx.config, cx.now.mono);
@@ -72,6 +73,12 @@ impl Dmq {
                 peer.forget_repeated();
             }
             if mine == peer.owned {
+                if mine && yielded && !peer.strangers.are_yielded_to() {
+                    // Of contacts it has said when that was; what entries have become its dump shows.
+                    let mut held = self.holding.take(peer.id, cx.now.mono);
+                    held.retain(|message| matches!(message.channel, DataChannel::Usrloc));
+                    requests::replay(peer, held, &mut self.facts, cx);
+                }
                 continue;
             }
             self.quiet = None;

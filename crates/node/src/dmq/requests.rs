@@ -308,7 +308,9 @@ impl Dmq {
             SipTransport::Udp => peer.comeback.look_at.is_some(),
             SipTransport::Tcp => came.live != How::Live,
         };
-        if self.attending && self.peers.get(&id).is_some_and(repeats) {
+        // What is kept of a server that is ours is for the moment when it is no longer left to a stranger; contacts tell their time.
+        let yielded = |peer: &Peer| peer.owned && matches!(channel, DataChannel::Usrloc);
+        if self.attending && self.peers.get(&id).is_some_and(|peer| repeats(peer) && !yielded(peer)) {
             return;
         }
         let body = Bytes::copy_from_slice(body);
