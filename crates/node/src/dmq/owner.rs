@@ -109,6 +109,8 @@ pub(crate) struct HeldMessage {
     pub(crate) channel: DataChannel,
     /// Its body.
     pub(crate) body: Bytes,
+    /// Whether the server has restarted since, and so has nothing of it.
+    pub(crate) past: bool,
 }
 
 /// What is held, by server.
@@ -124,7 +126,12 @@ impl Holding {
         while queue.len() >= HOLD_MAX || queue.front().is_some_and(|m| at.ms_since(m.at) > HOLD_MS) {
             queue.pop_front();
         }
-        queue.push_back(HeldMessage { at, arrival, channel, body });
+        queue.push_back(HeldMessage { at, arrival, channel, body, past: false });
+    }
+
+    /// The server has restarted.
+    pub(crate) fn restarted(&mut self, peer: PeerId) {
+        self.messages.entry(peer).or_default().iter_mut().for_each(|message| message.past = true);
     }
 
     /// Everything that is still within the fail-over time, oldest first.
@@ -165,5 +172,19 @@ mod tests {
         let held = holding.take(peer, Mono(21_000_000));
         assert_eq!(held.iter().map(|m| &m.body[..]).collect::<Vec<_>>(), [b"new"]);
         assert_eq!(holding.len(), 0);
+    }
+
+    #[test]
+    fn what_a_server_said_before_its_restart_is_held_as_past() {
+        let mut holding = Holding::default();
+        let hold = |holding: &mut Holding, peer| {
+            holding.hold(PeerId(peer), Mono(0), Wall(0), DataChannel::Usrloc, Bytes::new());
+        };
+        hold(&mut holding, 1);
+        hold(&mut holding, 2);
+        holding.restarted(PeerId(1));
+        hold(&mut holding, 1);
+        let mut past = |peer| holding.take(PeerId(peer), Mono(0)).iter().map(|m| m.past).collect::<Vec<_>>();
+        assert_eq!((past(1), past(2)), (vec![true, false], vec![false]));
     }
 }

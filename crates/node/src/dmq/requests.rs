@@ -140,6 +140,7 @@ impl Dmq {
         peer.figures.restarts += 1;
         peer.forget_state(cx.replica);
         peer.comeback.restarted(cx.now.mono);
+        self.holding.restarted(id);
         peer.pull.lost_entries();
         peer.ping_open = false;
         peer.ping_now(cx.now.mono);
@@ -382,31 +383,39 @@ fn asked_for_all(peer: &mut Peer, channel: DataChannel, cx: &Cx<'_>) {
 /// Applies what was held while another node spoke for this server; what that node had passed on is
 /// recognised as the same event and changes nothing.
 pub(crate) fn replay(peer: &mut Peer, held: Vec<HeldMessage>, facts: &mut Facts, cx: &mut Cx<'_>) {
-    for message in held {
-        let how = How::Held(message.arrival);
-        match message.channel {
-            DataChannel::Usrloc => {
-                let Ok(batch) = usrloc::decode(&message.body) else { continue };
-                if batch.actions.len() > 1 {
-                    continue;
-                }
-                for action in &batch.actions {
-                    match action {
-                        // A dump's, as the larger ones above.
-                        usrloc::Action::Update(_) if usrloc_in::is_old(peer, action, cx) => {}
-                        usrloc::Action::Update(row) => usrloc_in::update(peer, row, how, cx),
-                        usrloc::Action::Remove(row) => usrloc_in::remove(peer, row, how, cx),
-                        usrloc::Action::Sync => asked_for_all(peer, message.channel, cx),
-                        usrloc::Action::None => {}
-                    }
+    let (past, present): (Vec<_>, Vec<_>) = held.into_iter().partition(|message| message.past);
+    if !past.is_empty() {
+        past.iter().for_each(|message| take_held(peer, message, facts, cx));
+        // It counts all the same, but the server has lost it.
+        peer.forget_state(cx.replica);
+    }
+    present.iter().for_each(|message| take_held(peer, message, facts, cx));
+}
+
+fn take_held(peer: &mut Peer, message: &HeldMessage, facts: &Facts, cx: &mut Cx<'_>) {
+    let how = How::Held(message.arrival);
+    match message.channel {
+        DataChannel::Usrloc => {
+            let Ok(batch) = usrloc::decode(&message.body) else { return };
+            if batch.actions.len() > 1 {
+                return;
+            }
+            for action in &batch.actions {
+                match action {
+                    // A dump's, as the larger ones above.
+                    usrloc::Action::Update(_) if usrloc_in::is_old(peer, action, cx) => {}
+                    usrloc::Action::Update(row) => usrloc_in::update(peer, row, how, cx),
+                    usrloc::Action::Remove(row) => usrloc_in::remove(peer, row, how, cx),
+                    usrloc::Action::Sync => asked_for_all(peer, message.channel, cx),
+                    usrloc::Action::None => {}
                 }
             }
-            DataChannel::Htable => match htable::decode(&message.body) {
-                Ok(htable::Action::Sync { .. }) => asked_for_all(peer, message.channel, cx),
-                Ok(action) => htable_in::take(peer, &action, facts, how, cx),
-                Err(_) => {}
-            },
         }
+        DataChannel::Htable => match htable::decode(&message.body) {
+            Ok(htable::Action::Sync { .. }) => asked_for_all(peer, message.channel, cx),
+            Ok(action) => htable_in::take(peer, &action, facts, how, cx),
+            Err(_) => {}
+        },
     }
 }
 
