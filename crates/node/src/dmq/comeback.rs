@@ -76,6 +76,11 @@ impl Comeback {
         (self.deaf, self.restarted) = (None, Some(now));
     }
 
+    /// Whether it has restarted since this node knows it.
+    pub(crate) const fn has_restarted(&self) -> bool {
+        self.restarted.is_some()
+    }
+
     /// Whether it restarted so short a time ago.
     pub(crate) fn has_restarted_within(&self, ms: u64, now: Mono) -> bool {
         self.restarted.is_some_and(|at| now.ms_since(at) <= ms)

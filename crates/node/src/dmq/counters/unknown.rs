@@ -21,7 +21,8 @@ pub(super) fn first_base(
     how: How,
     cx: &Cx<'_>,
 ) -> (i64, bool) {
-    if !peer.counters.others_known {
+    // What it has after a restart that happened here was told by nodes that are known, or counted since.
+    if !peer.counters.others_known && !peer.comeback.has_restarted() {
         let before = said - i64::from(how != How::Dump);
         peer.counters.unknown.insert((at.0.to_owned(), at.1.to_vec()), before);
         return (before, how != How::Dump);
