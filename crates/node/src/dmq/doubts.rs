@@ -10,13 +10,13 @@
 
 use std::collections::BTreeMap;
 
-use crdt::{Cause, CellRef, Change, Dot, Forget, Replica, Slot, Stamp};
+use crdt::{Cause, CellRef, Change, Dot, Forget, Replica, Slot, Stamp, Wall};
 use tables::location;
 
-use super::Dmq;
-use super::book::fingerprint;
+use super::book::{Proof, fingerprint};
 use super::peer::{Peer, PeerId};
 use super::pull::LATE_TCP_MS;
+use super::{Dmq, How};
 use crate::config::{DmqMode, SipTransport};
 use crate::cx::Cx;
 use crate::io::{Mono, Now};
@@ -179,6 +179,22 @@ impl Peer {
         }
         held.into_iter().for_each(|dot| replica.hold(dot));
         std::mem::replace(&mut doubt.held, held).into_iter().for_each(|dot| replica.release(dot));
+    }
+
+    /// What it says of an entry, that it has this value or another one, may be old. What it was told since may have replaced it: where
+    /// that is what its dump shows, it has not gone back to it.
+    pub(crate) fn doubt_told_since(&mut self, slot: Slot, value: u64, how: How, cx: &mut Cx<'_>) {
+        let said = match how {
+            How::Held(said) => said,
+            How::Live if self.comeback.look_at.is_some() => Wall(0),
+            How::Live | How::Dump => return,
+        };
+        let told = self.book.get(slot).filter(|entry| entry.proof == Proof::Answered && entry.value != value);
+        let Some((told, learned_s)) = told.map(|entry| (entry.value, entry.learned_s)) else { return };
+        let ago = cx.now.mono.ms().saturating_sub(u64::from(learned_s) * 1_000 + 999);
+        if cx.now.wall.0 >= said.0 + ago {
+            self.doubt(slot, Said::Value(told), cx.replica, cx.now);
+        }
     }
 
     /// Whether a dump that does not show the version which the server has shown before shows another server's word, not its own:

@@ -53,6 +53,13 @@ fn held(cx: &Cx<'_>, table: &str, key: &[u8]) -> Option<Held> {
 
 /// Takes in one action; sync requests and dumps are the caller's.
 pub(crate) fn take(peer: &mut Peer, action: &Action<'_>, facts: &Facts, how: How, cx: &mut Cx<'_>) {
+    if let Some(slot) = slot_of(action, cx) {
+        let value = match action {
+            Action::Set { value, .. } => fingerprint(&value.encode()),
+            _ => 0,
+        };
+        peer.doubt_told_since(slot, value, how, cx);
+    }
     match action {
         Action::Set { table, key, value, last_modified } => {
             set(peer, (table, key), value, *last_modified, facts, how, cx);
