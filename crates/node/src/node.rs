@@ -153,13 +153,9 @@ impl Node {
     fn settle(&mut self, now: Now) {
         let mut cx =
             Cx { now, config: &self.config, replica: &mut self.replica, out: &mut self.out, stats: &mut self.stats };
-        if now.mono >= self.store_tick_at {
+        let ticks = now.mono >= self.store_tick_at;
+        if ticks {
             cx.replica.set_settling(self.dmq.is_settling(&self.config, now.mono));
-            if !self.config.durable {
-                // What is in memory is all that there is; others may rely on it as they would on a disk.
-                let clock = cx.replica.clock().clone();
-                cx.replica.persisted(&clock);
-            }
             let more = cx.replica.tick(now.wall);
             self.store_tick_at = if more { now.mono } else { now.mono.plus_ms(STORE_TICK_MS) };
         }
@@ -183,6 +179,12 @@ impl Node {
             if self.watched {
                 tell_watchers(&changes, &mut cx);
             }
+        }
+        if ticks && !self.config.durable {
+            // What is in memory is all that there is; others may rely on it as they would on a disk. Not before it is known which
+            // removals servers here have to be told.
+            let clock = cx.replica.clock().clone();
+            cx.replica.persisted(&clock);
         }
         self.dmq.pump(&mut self.front, &mut cx);
         for (tree, key, value) in self.mesh.take_puts() {

@@ -292,9 +292,6 @@ impl Link {
     /// What this node has, for a hello (`whole`) or as news.
     pub(super) fn clocks(&mut self, whole: bool, cx: &mut Cx<'_>) -> Clocks {
         let clock = cx.replica.clock().clone();
-        if !cx.durable() {
-            cx.replica.persisted(&clock);
-        }
         let horizon = super::clocks::horizon(cx);
         let (digest, cells) = cx.replica.digest_beyond(horizon);
         let forgotten =
