@@ -12,6 +12,7 @@ mod known;
 mod quiet;
 mod saved;
 mod stamped;
+mod table;
 mod unknown;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,12 +27,13 @@ use self::known::{Known, Way};
 use self::quiet::{Quiet, Source};
 pub(crate) use self::saved::Saved;
 use self::stamped::{Next, Stamped};
+pub(crate) use self::table::{deadline, is_counter, outlived_until};
 use self::unknown::first_base;
 pub(crate) use self::unknown::settle_unknown;
 use super::How;
 use super::feed::{self, Request};
 use super::peer::{Peer, PeerId};
-use crate::config::{Config, DmqConfig};
+use crate::config::DmqConfig;
 use crate::cx::Cx;
 use crate::front::Front;
 use crate::io::{Mono, Now};
@@ -214,29 +216,6 @@ impl Counters {
     }
 }
 
-/// Whether a hash table counts.
-pub(crate) fn is_counter(config: &Config, name: &str) -> bool {
-    config.htables.get(name).is_some_and(|t| t.counter)
-}
-
-/// The deadline of a contribution that is made now; `None` in tables whose entries may live for ever.
-pub(crate) fn deadline(table: &str, config: &Config, now: Wall) -> Option<u64> {
-    lives_s(table, config).map(|seconds| now.0 / 1_000 + seconds)
-}
-
-/// How long a contribution lives, seconds.
-fn lives_s(table: &str, config: &Config) -> Option<u64> {
-    let known = config.htables.get(htable::name(table)?)?;
-    let seconds = if known.autoexpire_s > 0 { known.autoexpire_s } else { known.max_ttl_s };
-    (seconds > 0).then_some(u64::from(seconds))
-}
-
-/// Until when what a server was told of a counter in such a table may be there, and be shown, though the counter ends now.
-pub(crate) fn outlived_until(table: &str, config: &Config, now: Mono) -> Mono {
-    const SHOWN_S: u64 = 120;
-    now.plus_ms((lives_s(table, config).unwrap_or(0) + SHOWN_S) * 1_000)
-}
-
 /// The counter that a changed cell is part of.
 pub(crate) fn key_of(change: &Change, cx: &Cx<'_>) -> Option<Key> {
     if !cx.config.htables.values().any(|t| t.counter) {
@@ -264,8 +243,14 @@ pub(crate) fn set_by_server(
     how: How,
     cx: &mut Cx<'_>,
 ) {
+    let key = (at.0.to_owned(), at.1.to_vec());
+    let old = match how {
+        // It was lost at first, and something else of the counter was heard or told in between.
+        How::Held(said) => peer.counters.keys.get(&key).is_some_and(|known| known.was_spoken_of_after(said, cx.now)),
+        How::Live | How::Dump => false,
+    };
     // It may still be repeating what it said while nobody answered.
-    let source = if peer.comeback.look_at.is_some() { Source::Repeated } else { Source::Live };
+    let source = if old || peer.comeback.look_at.is_some() { Source::Repeated } else { Source::Live };
     take(peer, at, said, (how, source), cx);
 }
 

@@ -1,11 +1,13 @@
 //! What is known of one counter of a server, whichever way it is told, and how requests about it end. Invariant: a delete
 //! without an answer is not forgotten before the server has spoken or another request was answered.
 
+use crdt::Wall;
+
 use super::quiet::Quiet;
 use super::stamped::Stamped;
 use crate::dmq::How;
 use crate::dmq::peer::LIVELY_MS;
-use crate::io::Mono;
+use crate::io::{Mono, Now};
 
 /// What is known of one counter.
 #[derive(Debug)]
@@ -96,6 +98,11 @@ impl Known {
             self.clear();
         }
         how != How::Dump || more || said == 0
+    }
+
+    /// Whether the server has said, shown or been told the counter later than it said something then.
+    pub(super) fn was_spoken_of_after(&self, said: Wall, now: Now) -> bool {
+        now.wall.0.saturating_sub(said.0) > now.mono.ms_since(self.spoken)
     }
 
     /// A dump that was asked for then has shown everything.
