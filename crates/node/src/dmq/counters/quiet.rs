@@ -213,8 +213,15 @@ impl Quiet {
             return Some(Some(step));
         }
         // One that overtook the answer, or comes after it was lost, shows just the sum: the server has counted nothing.
-        let told = self.telling == Some(said) || self.unanswered.iter().any(|(sum, _)| *sum == said);
-        self.unanswered.retain(|(_, since)| !told && *since >= asked);
+        let arrived = match self.unanswered.iter().rposition(|(sum, _)| *sum == said) {
+            _ if self.telling == Some(said) => self.unanswered.len(),
+            Some(shown) => shown + 1,
+            None => 0,
+        };
+        let told = self.telling == Some(said) || arrived > 0;
+        // What was told later may still wait where the server reads.
+        self.unanswered.drain(..arrived);
+        self.unanswered.retain(|(_, since)| *since >= asked);
         if told {
             if self.base != said {
                 self.replaced(said, now);
@@ -392,6 +399,23 @@ mod tests {
         assert_eq!(quiet.said(7, ASKED, Mono(0)), Some(0));
         quiet.ended(true, Mono(0));
         assert_eq!(quiet.said(8, Source::Live, Mono(60_000)), Some(1));
+    }
+
+    #[test]
+    fn sums_that_wait_at_a_server_that_stands_still_are_no_increments_whichever_a_dump_shows_first() {
+        const T0: Mono = Mono(60_000_000);
+        let dump = Source::Dump { asked: T0 };
+        for shown in [&[93, 102, 110][..], &[83, 93, 110], &[102, 110], &[110], &[93, 93, 102]] {
+            let mut quiet = Quiet::new(83);
+            for (sum, ms) in [(93, 1_000), (102, 2_000), (110, 3_000)] {
+                quiet.sent(sum);
+                quiet.unanswered(T0.plus_ms(ms));
+            }
+            for (number, said) in shown.iter().enumerate() {
+                let counted = quiet.said(*said, dump, T0.plus_ms(9_000 + number as u64 * 1_000));
+                assert_eq!(counted.unwrap_or(0), 0, "{said} of {shown:?}");
+            }
+        }
     }
 
     #[test]
