@@ -81,6 +81,8 @@ pub(super) struct Quiet {
 struct Replaced {
     /// What the server had before it, and has of its own since.
     before: i64,
+    /// What of that was known when it was told.
+    least: i64,
     sum: i64,
     answered: Mono,
 }
@@ -296,12 +298,19 @@ impl Quiet {
     /// Which value that a set has replaced since a dump was asked for its entry was read after, if it shows `said`: the
     /// greatest that is not above it, unless what the server has is nearer, or lies on the way from a sum of ours to what it has
     /// said since. A set sent shortly before the question may be answered before it arrives.
-    fn replaced_below(&self, said: i64, asked: Mono, now: Mono) -> Option<i64> {
-        let old = |set: &&Replaced| set.answered < asked && now.ms_since(set.answered) >= LIVELY_MS;
-        let sets = self.replaced.iter().skip_while(old);
-        let later = sets.filter(|set| self.base <= said || set.sum > said);
-        let before = later.map(|set| set.before).filter(|value| *value <= said).max()?;
-        (self.base > said || self.base < before).then_some(before)
+    fn replaced_below(&mut self, said: i64, asked: Mono, now: Mono) -> Option<i64> {
+        let base = self.base;
+        let old = |set: &Replaced| set.answered < asked && now.ms_since(set.answered) >= LIVELY_MS;
+        let sets = self.replaced.iter_mut().skip_while(|set| old(set));
+        let later = sets.filter(|set| (base <= said || set.sum > said) && set.least <= said);
+        let set = later.max_by_key(|set| set.before.min(said))?;
+        let before = set.before.min(said);
+        if base <= said && base >= before {
+            return None;
+        }
+        // Counted up to here, however many dumps show it.
+        set.before = set.before.max(said);
+        Some(before)
     }
 
     /// What the server has, as far as is known.
@@ -351,7 +360,7 @@ impl Quiet {
         if self.replaced.len() == REPLACED {
             self.dropped = self.replaced.pop_front().map(|set| set.answered);
         }
-        self.replaced.push_back(Replaced { before: self.base, sum, answered: now });
+        self.replaced.push_back(Replaced { before: self.base, least: self.base, sum, answered: now });
     }
 
     /// Nobody knows whether the sum has arrived.
@@ -436,6 +445,20 @@ mod tests {
         quiet.ended(true, T0);
         let later = T0.plus_ms(LIVELY_MS);
         assert_eq!(quiet.said(83, Source::Dump { asked: later }, later), Some(-9), "asked after it: a decrement");
+    }
+
+    #[test]
+    fn what_dumps_show_that_were_read_before_a_set_is_counted_once() {
+        const T0: Mono = Mono(60_000_000);
+        let dump = Source::Dump { asked: T0 };
+        let mut quiet = Quiet::new(83);
+        for sum in [88, 92] {
+            quiet.sent(sum);
+            quiet.ended(true, T0);
+        }
+        let shown = [85, 85, 86, 85, 93, 93];
+        let counted = shown.map(|said| quiet.said(said, dump, T0.plus_ms(9_000)).unwrap_or(0));
+        assert_eq!(counted, [2, 0, 1, 0, 1, 0]);
     }
 
     #[test]
