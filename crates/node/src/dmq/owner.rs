@@ -131,7 +131,7 @@ impl Holding {
 
     /// The server has restarted.
     pub(crate) fn restarted(&mut self, peer: PeerId) {
-        self.messages.entry(peer).or_default().iter_mut().for_each(|message| message.past = true);
+        self.messages.get_mut(&peer).into_iter().flatten().for_each(|message| message.past = true);
     }
 
     /// Everything that is still within the fail-over time, oldest first.
