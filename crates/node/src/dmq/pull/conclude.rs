@@ -70,10 +70,12 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     peer.ask_first = false;
     peer.pull.ask_entries_again(cx.now.mono);
     if peer.pull.is_complete() {
+        // While it may be repeating, what differs is passed over: the dump that follows shows what it said that was missed.
         if peer.comeback.look_at.is_none() {
             peer.forget_repeated();
+            peer.own_gap = false;
         }
-        (peer.gap, peer.own_gap) = (false, false);
+        peer.gap = false;
         peer.comeback.dumped(peer.pull.got().begun);
         peer.comeback.again = false;
         peer.figures.last_sync = peer.joined.then_some(begun / 1_000).or(peer.figures.last_sync);
