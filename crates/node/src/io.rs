@@ -39,6 +39,13 @@ pub struct Now {
     pub wall: Wall,
 }
 
+impl Now {
+    /// What the wall clock would have shown then by what it shows now; not after now.
+    pub(crate) fn wall_at(self, then: Mono) -> Wall {
+        Wall(self.wall.0.saturating_sub(self.mono.ms_since(then)))
+    }
+}
+
 /// A QUIC connection, as numbered by the shell; never reused within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);

@@ -34,7 +34,13 @@ pub(super) fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Fac
         return StampRule::Above(repeated.order.stamp);
     }
     let told = |h: &&Held| peer.strangers.follow(h.order.stamp);
-    let base = held.and_then(|h| peer.book.base(h.slot)).or(held.filter(told).map(|h| h.order.stamp));
+    // What it did not have is set anew.
+    let anew = |h: &&Held| {
+        let removed = Wall(h.order.stamp.time.ms());
+        peer.book.get(h.slot).is_none() && !h.live && peer.pull.is_later(removed, peer.under_way_ms(), cx.now)
+    };
+    let from = held.filter(|h| told(h) || anew(h)).map(|h| h.order.stamp);
+    let base = held.and_then(|h| peer.book.base(h.slot)).or(from);
     let name = std::str::from_utf8(&cell.table).unwrap_or_default();
     let restarts = cx.config.htables.get(name).is_some_and(|t| t.updateexpire);
     // One that ends later than any that is set now was given another life, by us or by `htable.setex`.

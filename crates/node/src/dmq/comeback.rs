@@ -164,8 +164,7 @@ impl Peer {
     pub(crate) fn is_outdone(&self, slot: Slot, how: How, now: Now) -> bool {
         const JUST_MS: u64 = 500;
         let (Some(asked), How::Held(said)) = (self.comeback.outdone.get(&slot), how) else { return false };
-        let asked = now.wall.0.saturating_sub(now.mono.ms_since(*asked));
-        self.address.transport == SipTransport::Udp && said.0 + JUST_MS < asked
+        self.address.transport == SipTransport::Udp && said.0 + JUST_MS < now.wall_at(*asked).0
     }
 
     /// A dump has shown what its repeated words were worth.

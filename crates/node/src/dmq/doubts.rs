@@ -191,8 +191,8 @@ impl Peer {
         };
         let told = self.book.get(slot).filter(|entry| entry.proof == Proof::Answered && entry.value != value);
         let Some((told, learned_s)) = told.map(|entry| (entry.value, entry.learned_s)) else { return };
-        let ago = cx.now.mono.ms().saturating_sub(u64::from(learned_s) * 1_000 + 999);
-        if cx.now.wall.0 >= said.0 + ago {
+        let learned = Mono(u64::from(learned_s) * 1_000_000 + 999_000);
+        if said <= cx.now.wall_at(learned) {
             self.doubt(slot, Said::Value(told), cx.replica, cx.now);
         }
     }
@@ -275,7 +275,7 @@ impl Peer {
     }
 
     /// How long what another server tells it may be on its way, milliseconds.
-    fn under_way_ms(&self) -> u64 {
+    pub(super) fn under_way_ms(&self) -> u64 {
         if self.address.transport == SipTransport::Tcp { LATE_TCP_MS } else { UNDER_WAY_MS }
     }
 

@@ -34,7 +34,7 @@ const EARLY_EXPIRES_MAX: usize = 1_024;
 pub(super) struct Held {
     pub(super) slot: Slot,
     pub(super) order: Order,
-    live: bool,
+    pub(super) live: bool,
     deadline: Option<u64>,
     body: Option<Vec<u8>>,
 }

@@ -17,14 +17,14 @@ mod questions;
 
 use std::collections::BTreeSet;
 
-use crdt::Slot;
+use crdt::{Slot, Wall};
 use kdmq::life::CallIdCounter as Mark;
 
 pub(crate) use self::conclude::{conclude, conclude_absences};
 use self::questions::Questions;
 use super::DataChannel;
 use super::life::{Arrived, Dump};
-use crate::io::Mono;
+use crate::io::{Mono, Now};
 
 /// A dump counts as ended this long after its 200 and its last message, milliseconds: the first
 /// retransmission of a lost tail (500 ms) has had its chance.
@@ -82,6 +82,8 @@ pub(crate) struct Pull {
     finished: bool,
     /// Whether one got all entries in this life.
     shown: bool,
+    /// Since when the last such one would have shown whatever there was, if it is done with.
+    shown_since: Option<Mono>,
     /// Which channels the last one got completely.
     contacts: Outcome,
     entries: Outcome,
@@ -393,6 +395,17 @@ impl Pull {
         (got.entries == Outcome::Complete && got.heard_since).then_some(got.entries_from)
     }
 
+    /// The last pull is done with.
+    fn note_shown(&mut self) {
+        self.shown_since = self.shows_entries_since().or(self.shown_since);
+    }
+
+    /// Whether what the server shows of an entry that it is not known to hold has come there later than this, and was said later
+    /// too: a dump before did not show it, when nothing that had been said by then could still be on its way.
+    pub(crate) fn is_later(&self, then: Wall, under_way_ms: u64, now: Now) -> bool {
+        self.shown_since.is_some_and(|since| then.0 + under_way_ms < now.wall_at(since).0)
+    }
+
     fn got(&self) -> Got {
         let Self { number, begun, contacts, entries, heard_since, tail_seen, .. } = *self;
         let entries_from = self.questions.from.map_or(begun, |from| from.min(begun));
@@ -448,5 +461,31 @@ impl Stage {
             Some(at) => self.last.plus_ms(quiet).min(at.plus_ms(at_most)),
             None => self.last.plus_ms(SILENCE_MS),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_whole_dump_did_not_have_was_said_later_than_what_could_have_been_on_its_way_to_it() {
+        let (mut pull, at) = (Pull::default(), |ms: u64| Mono(ms * 1_000));
+        let later = |pull: &Pull, then: u64| {
+            pull.is_later(Wall(then), 32_000, Now { mono: at(130_000), wall: Wall(1_130_000) })
+        };
+        pull.start(true, false, at(100_000));
+        pull.answered(DataChannel::Usrloc, 1, 200, at(100_001));
+        assert_eq!(pull.look(at(100_300)), Next::Send(DataChannel::Htable));
+        pull.asks_entries(true, 40_000, at(100_300));
+        pull.heard();
+        pull.entries_came(false, at(100_301));
+        pull.answered(DataChannel::Htable, 1, 200, at(100_301));
+        assert_eq!(pull.look(at(100_600)), Next::Conclude);
+        assert!(!later(&pull, 0), "it is not concluded");
+        pull.note_shown();
+        assert!(later(&pull, 1_067_999) && !later(&pull, 1_068_300));
+        pull.forget();
+        assert!(!later(&pull, 0), "the server has restarted");
     }
 }

@@ -102,7 +102,7 @@ impl Known {
 
     /// Whether the server has said, shown or been told the counter later than it said something then.
     pub(super) fn was_spoken_of_after(&self, said: Wall, now: Now) -> bool {
-        now.wall.0.saturating_sub(said.0) > now.mono.ms_since(self.spoken)
+        said < now.wall_at(self.spoken)
     }
 
     /// A dump that was asked for then has shown everything.

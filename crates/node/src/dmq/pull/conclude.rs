@@ -22,7 +22,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     if peer.pull.take_passed_over() && peer.joined {
         return Verdict::AskEntries;
     }
-    let begun = cx.now.wall.0.saturating_sub(cx.now.mono.ms_since(peer.pull.got().begun));
+    let begun = cx.now.wall_at(peer.pull.got().begun).0;
     let mut absent = absent(peer, &peer.pull.got(), facts, cx);
     if planted::on(Bug::AbsenceIgnored) {
         absent.lacking.extend(absent.gone.drain(..).map(|(slot, _)| slot));
@@ -69,6 +69,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     peer.drop_old_touches(cx.now.mono);
     peer.ask_first = false;
     peer.pull.ask_entries_again(cx.now.mono);
+    peer.pull.note_shown();
     if peer.pull.is_complete() {
         // While it may be repeating, what differs is passed over: the dump that follows shows what it said that was missed.
         if peer.comeback.look_at.is_none() {
