@@ -42,11 +42,18 @@ pub(crate) struct Feed {
     limited: BTreeSet<Slot>,
     /// Values of entries that it was told and did not answer, or of which another copy may be under way: one that stood still
     /// reads them when it goes on.
-    under_way: BTreeMap<Slot, BTreeSet<u64>>,
+    under_way: BTreeMap<Slot, UnderWay>,
     /// Where those on disk are others.
     unsaved: BTreeSet<Slot>,
     /// Answers to requests of an earlier epoch mean nothing any more.
     epoch: u32,
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    values: BTreeSet<u64>,
+    /// When it was told the last of them.
+    told: Mono,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +64,7 @@ struct Open {
 impl Peer {
     /// It is told a value of an entry: from now on it may have that, also if this process ends before the answer comes.
     fn tells(&mut self, slot: Slot, value: u64, now: Mono) {
-        self.feed.may_take(slot, value);
+        self.feed.may_take(slot, value, now);
         if self.book.get(slot).is_none() {
             let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::AsHeld, value, pull: None };
             self.book.note(slot, note, now);
@@ -180,9 +187,10 @@ impl Feed {
     }
 
     /// It may get this value of an entry at any time from now on.
-    fn may_take(&mut self, slot: Slot, value: u64) {
+    fn may_take(&mut self, slot: Slot, value: u64, now: Mono) {
         const REMEMBERED: usize = 16;
-        let values = self.under_way.entry(slot).or_default();
+        let UnderWay { values, told } = self.under_way.entry(slot).or_default();
+        *told = now;
         if values.insert(value) {
             self.unsaved.insert(slot);
         }
@@ -198,12 +206,12 @@ impl Feed {
 
     /// Whether it was told this value of an entry, and may have got it since it was told anything later about the entry.
     pub(crate) fn may_have_taken(&self, slot: Slot, value: u64) -> bool {
-        self.under_way.get(&slot).is_some_and(|values| values.contains(&value))
+        self.under_way.get(&slot).is_some_and(|under_way| under_way.values.contains(&value))
     }
 
     /// What it may get of an entry, for the disk.
     pub(crate) fn under_way(&self, slot: Slot) -> Vec<u64> {
-        self.under_way.get(&slot).into_iter().flatten().copied().collect()
+        self.under_way.get(&slot).into_iter().flat_map(|under_way| &under_way.values).copied().collect()
     }
 
     /// Where that has changed since the last call.
@@ -212,14 +220,21 @@ impl Feed {
     }
 
     /// Takes up what an earlier process of ours had told.
-    pub(crate) fn restore(&mut self, slot: Slot, under_way: Vec<u64>) {
+    pub(crate) fn restore(&mut self, slot: Slot, under_way: Vec<u64>, now: Mono) {
         if !under_way.is_empty() {
-            self.under_way.insert(slot, under_way.into_iter().collect());
+            self.under_way.insert(slot, UnderWay { values: under_way.into_iter().collect(), told: now });
+        }
+    }
+
+    /// A dump that was asked for then has shown something else of the entry, or the version that counts.
+    pub(crate) fn shown(&mut self, slot: Slot, asked: Mono) {
+        if self.under_way.get(&slot).is_some_and(|under_way| under_way.told < asked) {
+            self.proven(slot);
         }
     }
 
     /// Nothing of what it was told of an entry is under way any more.
-    pub(crate) fn proven(&mut self, slot: Slot) {
+    fn proven(&mut self, slot: Slot) {
         if self.under_way.remove(&slot).is_some() {
             self.unsaved.insert(slot);
         }
@@ -460,5 +475,23 @@ fn entry_of(slot: Slot, version: Version, live: bool, name: &str, expiry: Expiry
             cx.stats.dmq_unsendable += 1;
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_that_was_asked_for_before_a_value_was_told_does_not_show_that_it_never_arrived() {
+        let (mut feed, slot) = (Feed::default(), crate::dmq::book::tests::slot());
+        feed.may_take(slot, 7, Mono(5_000));
+        feed.shown(slot, Mono(4_999));
+        assert!(feed.may_have_taken(slot, 7));
+        feed.may_take(slot, 8, Mono(6_000));
+        feed.shown(slot, Mono(5_001));
+        assert!(feed.may_have_taken(slot, 7) && feed.may_reach(slot), "the later one may have come behind it");
+        feed.shown(slot, Mono(6_001));
+        assert!(!feed.may_have_taken(slot, 7) && !feed.may_reach(slot));
     }
 }

@@ -298,7 +298,7 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, body: &[u8], how: How, cx: &
     };
     peer.showed(slot, note, how, cx.now);
     if how == How::Dump {
-        peer.feed.proven(slot);
+        peer.pull.entries_from().into_iter().for_each(|asked| peer.feed.shown(slot, asked));
     }
 }
 

@@ -128,7 +128,7 @@ impl Dmq {
                 peer.book.restore(slot, entry);
                 let Beside { doubt, under_way } = beside.unwrap_or_default();
                 doubt.into_iter().for_each(|doubt| peer.doubts.restore(slot, doubt, now));
-                peer.feed.restore(slot, under_way);
+                peer.feed.restore(slot, under_way, now.mono);
                 let holds = replica.cell(slot).is_some_and(|c| peer.book.holds(slot, c.order.into()));
                 if !holds {
                     peer.hold_removal(slot, replica);

@@ -120,6 +120,11 @@ impl Pull {
         earliest
     }
 
+    /// When what this pull has got of entries was asked for, at the earliest.
+    pub(crate) fn entries_from(&self) -> Option<Mono> {
+        self.questions.from
+    }
+
     /// The question of that time has its whole answer.
     pub(super) fn entries_answered(&mut self, then: Mono) {
         let Questions { asked, answered, in_order, .. } = &mut self.questions;
