@@ -22,7 +22,6 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     if peer.pull.take_passed_over() && peer.joined {
         return Verdict::AskEntries;
     }
-    let begun = cx.now.wall_at(peer.pull.got().begun).0;
     let mut absent = absent(peer, &peer.pull.got(), facts, cx);
     if planted::on(Bug::AbsenceIgnored) {
         absent.lacking.extend(absent.gone.drain(..).map(|(slot, _)| slot));
@@ -69,6 +68,14 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
     peer.drop_old_touches(cx.now.mono);
     peer.ask_first = false;
     peer.pull.ask_entries_again(cx.now.mono);
+    end(peer, cx);
+    enqueue_lacking(peer, cx);
+    Verdict::Over
+}
+
+/// The pull is over: what it shows of what may have been missed, or when it is tried again.
+fn end(peer: &mut Peer, cx: &mut Cx<'_>) {
+    let begun = peer.pull.got().begun;
     peer.pull.note_shown();
     if peer.pull.is_complete() {
         // While it may be repeating, what differs is passed over: the dump that follows shows what it said that was missed.
@@ -77,17 +84,15 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
             peer.own_gap = false;
         }
         peer.gap = false;
-        peer.comeback.dumped(peer.pull.got().begun);
+        peer.comeback.dumped(begun);
         peer.comeback.again = false;
-        peer.figures.last_sync = peer.joined.then_some(begun / 1_000).or(peer.figures.last_sync);
+        peer.figures.last_sync = peer.joined.then_some(cx.now.wall_at(begun).0 / 1_000).or(peer.figures.last_sync);
     } else {
         let wait = 60_000;
         peer.pull.retry_at = Some(cx.now.mono.plus_ms(wait));
         let text = format!("{}: its dump arrived with gaps; trying again in {} s", peer.uri, wait / 1_000);
         cx.log(Level::Warn, text);
     }
-    enqueue_lacking(peer, cx);
-    Verdict::Over
 }
 
 /// Removes what a pull did not show that is known only now to be whole, and that was not heard of since.
