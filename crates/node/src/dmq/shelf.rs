@@ -122,7 +122,7 @@ impl Dmq {
                 }
             } else if let Some(key) = counter_of(id) {
                 if let Ok(saved) = postcard::from_bytes(value) {
-                    peer.counters.restore(key, saved);
+                    peer.counters.restore(key, saved, now.mono);
                 }
             } else if let (Some(slot), Some((entry, beside))) = (slot_of(replica, id), entry_of(value)) {
                 peer.book.restore(slot, entry);

@@ -128,16 +128,17 @@ impl Quiet {
         self.guessed
     }
 
-    /// Takes up what an earlier process of ours knew.
-    pub(super) fn restore(base: i64, mut telling: Vec<i64>) -> Self {
+    /// Takes up what an earlier process of ours knew. What that one has told may still wait where the server reads.
+    pub(super) fn restore(base: i64, mut telling: Vec<i64>, now: Mono) -> Self {
         telling.drain(..telling.len().saturating_sub(UNANSWERED));
-        Self { perhaps: telling, ..Self::new(base) }
+        let unanswered = telling.iter().map(|sum| (*sum, now)).collect();
+        Self { perhaps: telling, unanswered, ..Self::new(base) }
     }
 
     /// The base, and the sums that have arrived or not, that is under way or will be; the newest last.
     pub(super) fn saved(&self) -> (i64, Vec<i64>) {
         let next = self.telling.or(self.intended.map(|(sum, _)| sum));
-        let unanswered = self.unanswered.iter().map(|(sum, _)| *sum);
+        let unanswered = self.unanswered.iter().map(|(sum, _)| *sum).filter(|sum| !self.perhaps.contains(sum));
         (self.base, self.perhaps.iter().copied().chain(unanswered).chain(next).collect())
     }
 
@@ -612,9 +613,17 @@ mod tests {
             }
             let (base, told) = quiet.saved();
             assert_eq!(quiet.said(shown, ASKED, Mono(60_000_000)), Some(counted), "{shown}");
-            let mut restarted = Quiet::restore(base, told);
+            let mut restarted = Quiet::restore(base, told, Mono(0));
             assert_eq!(restarted.said(shown, ASKED, Mono(60_000_000)), Some(counted), "{shown} after a restart");
         }
+    }
+
+    #[test]
+    fn a_sum_that_waits_at_a_server_while_its_node_restarts_is_no_increment_whichever_dump_shows_it() {
+        let mut restarted = Quiet::restore(10, vec![11], Mono(5));
+        let dump = Source::Dump { asked: Mono(5) };
+        assert_eq!([10, 11].map(|shown| restarted.said(shown, dump, Mono(60_000_000))), [Some(0), Some(0)]);
+        assert_eq!(restarted.saved(), (11, vec![11]));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::quiet::Quiet;
 use super::stamped::Stamped;
 use super::{Counters, Key, Known, Way};
+use crate::io::Mono;
 
 /// What goes to disk of a counter: with it a process that restarts counts what the server counted meanwhile, and nothing twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,9 +56,9 @@ impl Counters {
     }
 
     /// Takes up what was on disk. What was under way is told again, if it still has to be.
-    pub(crate) fn restore(&mut self, key: Key, saved: Saved) {
+    pub(crate) fn restore(&mut self, key: Key, saved: Saved, now: Mono) {
         let way = match saved.stamp {
-            None => Way::Quiet(Quiet::restore(saved.base, saved.telling.clone())),
+            None => Way::Quiet(Quiet::restore(saved.base, saved.telling.clone(), now)),
             Some(stamp) => Way::Stamped(Stamped::restore(saved.base, stamp)),
         };
         self.keys.insert(key.clone(), Known::new(way, saved.base != 0));
