@@ -21,9 +21,6 @@ const REPEATED_MS: u64 = 40_000;
 const REPEATS_MS: [u64; 10] = [500, 1_500, 3_500, 7_500, 11_500, 15_500, 19_500, 23_500, 27_500, 31_500];
 const REPEATS_WITHIN_MS: u64 = 50;
 
-/// What comes so short a time after such a turn had that turn, and was on its way, milliseconds.
-const ON_ITS_WAY_MS: u64 = 200;
-
 /// So many messages of a process are remembered, and so many processes.
 const HEARD_MAX: usize = 64;
 
@@ -99,7 +96,7 @@ impl Life {
         }
         if let Some((_, at)) = heard.iter().find(|(later, _)| *later > counter) {
             let late = now.ms_since(*at);
-            let turn = REPEATS_MS.into_iter().find(|after| *after + ON_ITS_WAY_MS >= late);
+            let turn = REPEATS_MS.into_iter().find(|after| *after + REPEATS_WITHIN_MS >= late);
             return (late >= LATE_MS).then(|| late.max(turn.map_or(0, |after| after - REPEATS_WITHIN_MS)));
         }
         if heard.len() >= HEARD_MAX {
@@ -229,8 +226,8 @@ mod tests {
         assert_eq!(at(4, 2, 3_000), None, "processes count for themselves");
         assert_eq!(at(7, 1, 3_000), Some(3_450), "said before 9 came, and not 1.5 s ago");
         assert_eq!(at(3, 1, 3_460), Some(3_460), "as 5 came, and sent again a moment before its time");
-        assert_eq!(at(2, 1, 3_700), Some(3_700), "the same, after a long way");
-        assert_eq!(at(1, 1, 3_701), Some(7_450), "said before 5 came");
+        assert_eq!(at(2, 1, 3_550), Some(3_550), "the same, after a longer way");
+        assert_eq!(at(1, 1, 3_551), Some(7_450), "said before 5 came");
         assert_eq!(at(10, 1, 3_001), None);
         assert_eq!(at(9, 1, 3_002), None, "hardly late");
         assert_eq!(at(8, 1, 90_000), None, "nobody repeats for so long");
