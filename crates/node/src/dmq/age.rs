@@ -37,7 +37,7 @@ pub(super) fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Fac
     // What it did not have is set anew.
     let anew = |h: &&Held| {
         let removed = Wall(h.order.stamp.time.ms());
-        peer.book.get(h.slot).is_none() && !h.live && peer.pull.is_later(removed, peer.under_way_ms(), cx.now)
+        peer.book.get(h.slot).is_none() && !h.live && peer.pull.is_later(h.slot, removed, peer.under_way_ms(), cx.now)
     };
     let from = held.filter(|h| told(h) || anew(h)).map(|h| h.order.stamp);
     let base = held.and_then(|h| peer.book.base(h.slot)).or(from);

@@ -379,6 +379,7 @@ pub(crate) fn dump_cell(peer: &mut Peer, cell: &Cell<'_>, asked: Mono, facts: &m
         if !same_value {
             peer.pull.found_difference();
         }
+        held.into_iter().for_each(|held| peer.pull.leave_out(held.slot));
         return;
     }
     let deadline = (cell.expire != 0).then_some(cell.expire);
@@ -432,6 +433,7 @@ fn differs(
     if based && !peer.doubts.said(held.slot, value) && peer.comeback.look_at.is_some() && peer.can_be_proven() {
         // One dump after another, and one may be the answer to a question of long ago: the one that follows tells.
         if entry.is_none() {
+            peer.pull.leave_out(held.slot);
             return peer.pull.found_difference();
         }
         let held_body = held.body.as_deref().unwrap_or_default();
@@ -442,6 +444,7 @@ fn differs(
     let own = cx.config.dmq.mode == DmqMode::Bridge && !peer.gap;
     if unexplained && own && !peer.pull.looks_again() {
         // All that it says is heard, and nobody else tells it anything, so its word for this is likely still on its way.
+        peer.pull.leave_out(held.slot);
         return peer.pull.found_difference();
     }
     write(peer, (table, &cell.key), Some(body), deadline, stamp, How::Dump, cx);

@@ -82,8 +82,10 @@ pub(crate) struct Pull {
     finished: bool,
     /// Whether one got all entries in this life.
     shown: bool,
-    /// Since when the last such one would have shown whatever there was, if it is done with.
-    shown_since: Option<Mono>,
+    /// Since when the last such one would have shown whatever there was, and of what it showed something that was not taken in.
+    shown_since: Option<(Mono, BTreeSet<Slot>)>,
+    /// Of what this one has shown something that was not taken in.
+    left_out: BTreeSet<Slot>,
     /// Which channels the last one got completely.
     contacts: Outcome,
     entries: Outcome,
@@ -202,6 +204,7 @@ impl Pull {
         self.heard_since = false;
         self.tail = None;
         self.tail_seen = false;
+        self.left_out.clear();
         self.echoes = Echoes::Unwanted;
         self.begun = now;
         self.took_ms = 0;
@@ -395,15 +398,24 @@ impl Pull {
         (got.entries == Outcome::Complete && got.heard_since).then_some(got.entries_from)
     }
 
+    /// What it shows of an entry is not taken in.
+    pub(crate) fn leave_out(&mut self, slot: Slot) {
+        self.left_out.insert(slot);
+    }
+
     /// The last pull is done with.
     fn note_shown(&mut self) {
-        self.shown_since = self.shows_entries_since().or(self.shown_since);
+        let left_out = std::mem::take(&mut self.left_out);
+        if let Some(since) = self.shows_entries_since() {
+            self.shown_since = Some((since, left_out));
+        }
     }
 
     /// Whether what the server shows of an entry that it is not known to hold has come there later than this, and was said later
     /// too: a dump before did not show it, when nothing that had been said by then could still be on its way.
-    pub(crate) fn is_later(&self, then: Wall, under_way_ms: u64, now: Now) -> bool {
-        self.shown_since.is_some_and(|since| then.0 + under_way_ms < now.wall_at(since).0)
+    pub(crate) fn is_later(&self, slot: Slot, then: Wall, under_way_ms: u64, now: Now) -> bool {
+        let of = self.shown_since.as_ref().filter(|(_, left_out)| !left_out.contains(&slot));
+        of.is_some_and(|(since, _)| then.0 + under_way_ms < now.wall_at(*since).0)
     }
 
     fn got(&self) -> Got {
@@ -470,9 +482,9 @@ mod tests {
 
     #[test]
     fn what_a_whole_dump_did_not_have_was_said_later_than_what_could_have_been_on_its_way_to_it() {
-        let (mut pull, at) = (Pull::default(), |ms: u64| Mono(ms * 1_000));
+        let (mut pull, slot, at) = (Pull::default(), crate::dmq::book::tests::slot(), |ms: u64| Mono(ms * 1_000));
         let later = |pull: &Pull, then: u64| {
-            pull.is_later(Wall(then), 32_000, Now { mono: at(130_000), wall: Wall(1_130_000) })
+            pull.is_later(slot, Wall(then), 32_000, Now { mono: at(130_000), wall: Wall(1_130_000) })
         };
         pull.start(true, false, at(100_000));
         pull.answered(DataChannel::Usrloc, 1, 200, at(100_001));

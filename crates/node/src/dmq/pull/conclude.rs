@@ -76,7 +76,10 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
 /// The pull is over: what it shows of what may have been missed, or when it is tried again.
 fn end(peer: &mut Peer, cx: &mut Cx<'_>) {
     let begun = peer.pull.got().begun;
-    peer.pull.note_shown();
+    // Before others have been heard, what it shows is not taken in.
+    if peer.joined {
+        peer.pull.note_shown();
+    }
     if peer.pull.is_complete() {
         // While it may be repeating, what differs is passed over: the dump that follows shows what it said that was missed.
         if peer.comeback.look_at.is_none() {
