@@ -327,7 +327,7 @@ impl Dmq {
             let text = format!("server {} answers", peer.uri);
             cx.log(Level::Info, text);
         }
-        if peer.phase == Phase::Silent {
+        if matches!(peer.phase, Phase::New | Phase::Silent) {
             peer.heard_again(&self.unlinked, cx.config, cx.now.mono);
         }
         peer.phase = Phase::Active;

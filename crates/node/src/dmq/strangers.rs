@@ -74,8 +74,8 @@ impl Strangers {
     /// Whether the server is left to them: it was not heard here and is again. Most likely a split is just over, and another node
     /// has spoken for it all the time. What the server says here now may be what it repeats, and what we have to tell it may be
     /// older than what that node told it.
-    pub(crate) const fn are_yielded_to(&self) -> bool {
-        self.yields_until.is_some()
+    pub(crate) fn are_yielded_to(&self) -> bool {
+        self.any() && self.yields_until.is_some()
     }
 
     /// Whether the server was told a version by a linked node that spoke for it. If it shows something else now, or nothing, though
@@ -131,7 +131,7 @@ impl Strangers {
         let own = own.map(weight);
         let counting = self.listed.iter().any(|stranger| own.is_none_or(|own| own <= weight(*stranger)));
         let counted = std::mem::replace(&mut self.counting, counting);
-        self.yields_until = self.yields_until.filter(|until| !self.listed.is_empty() && now < *until);
+        self.yields_until = self.yields_until.filter(|until| now < *until);
         Turned { counting: counted != counting, gone: !before.is_empty() && self.listed.is_empty() }
     }
 }
