@@ -4,7 +4,7 @@
 //! everything a second time, when nothing of that can be under way any more. Invariant: what that dump shows of what it may have
 //! repeated is later than the repeated words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crdt::{Slot, Stamp};
 use tables::location::Contact;
@@ -37,9 +37,23 @@ pub(crate) struct Comeback {
     /// Entries of which a dump has shown something since it came back that the mesh had gone on from, and when that dump was
     /// asked for. What it said before is older still.
     outdone: BTreeMap<Slot, Mono>,
+    /// Entries about which it spoke meanwhile what was not taken in, because it was left to a stranger.
+    passed_over: BTreeSet<Slot>,
 }
 
 impl Comeback {
+    /// It spoke about an entry, and that is not taken in.
+    pub(crate) fn pass_over(&mut self, slot: Slot) {
+        if self.look_at.is_some() {
+            self.passed_over.insert(slot);
+        }
+    }
+
+    /// Whether what it said of an entry was not taken in: its next dump shows it.
+    pub(crate) fn was_passed_over(&self, slot: Slot) -> bool {
+        self.passed_over.contains(&slot)
+    }
+
     /// Whether the version of this stamp is what the server said while it may have been repeating old words.
     pub(crate) fn is_repeated(&self, slot: Slot, stamp: Stamp) -> bool {
         self.repeated.get(&slot).is_some_and(|(last, _)| *last == stamp)
@@ -62,6 +76,7 @@ impl Comeback {
         self.repeated.remove(&slot);
         self.removed.remove(&slot);
         self.outdone.remove(&slot);
+        self.passed_over.remove(&slot);
     }
 
     /// It restarted: it does not repeat what an earlier life of it said.
@@ -69,6 +84,11 @@ impl Comeback {
         self.repeated.clear();
         self.removed.clear();
         self.outdone.clear();
+    }
+
+    /// What was passed over is shown, or does not matter any more.
+    pub(crate) fn forget_passed_over(&mut self) {
+        self.passed_over.clear();
     }
 
     /// Its process is a new one, which has not pinged us in vain.

@@ -201,7 +201,8 @@ impl Peer {
     /// its own would have come, if nothing was lost; or more likely, if others' words are on their way that nobody here heard. What
     /// a node that is not linked has told it is neither.
     pub(crate) fn is_anothers(&self, slot: Slot, held: Stamp, mode: DmqMode) -> bool {
-        if mode == DmqMode::Bridge || self.own_gap || self.strangers.any() {
+        let own = self.own_gap || self.comeback.was_passed_over(slot);
+        if mode == DmqMode::Bridge || own || self.strangers.any() {
             return false;
         }
         let unheard = self.doubts.cells.get(&slot).is_some_and(|doubt| doubt.unheard);

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use crdt::planted::{self, Bug};
 use crdt::{NodeId, Wall};
 
-use super::peer::{PeerId, Phase};
-use super::{DataChannel, Dmq, requests};
+use super::peer::{Peer, PeerId, Phase};
+use super::{DataChannel, Dmq, How, requests};
+use crate::config::SipTransport;
 use crate::cx::Cx;
 use crate::io::{Level, Mono};
 
@@ -95,6 +96,29 @@ impl Dmq {
             let text = format!("server {}: {whose}", peer.uri);
             cx.log(Level::Info, text);
         }
+    }
+
+    /// Keeps a message that the owner should have got as well; `said`: when what it tells happened, at the latest. What a server
+    /// repeats after a silence, or what was held up, is none: the owner may have had it long ago, and in another order.
+    pub(super) fn hold(
+        &mut self,
+        (id, live): (PeerId, How),
+        channel: DataChannel,
+        body: &[u8],
+        said: Wall,
+        cx: &Cx<'_>,
+    ) {
+        let repeats = |peer: &Peer| match peer.address.transport {
+            SipTransport::Udp => peer.comeback.look_at.is_some(),
+            SipTransport::Tcp => live != How::Live,
+        };
+        // What is kept of a server that is ours is for the moment when it is no longer left to a stranger; contacts tell their time.
+        let yielded = |peer: &Peer| peer.owned && matches!(channel, DataChannel::Usrloc);
+        if self.attending && self.peers.get(&id).is_some_and(|peer| repeats(peer) && !yielded(peer)) {
+            return;
+        }
+        let body = Bytes::copy_from_slice(body);
+        self.holding.hold(id, cx.now.mono, said, channel, body);
     }
 }
 

@@ -279,6 +279,7 @@ impl Peer {
         self.feed.clear();
         self.live_lately.clear();
         self.comeback.clear();
+        self.comeback.forget_passed_over();
         self.lacks_tables.clear();
         self.contests = Contests::default();
         self.early_expires.clear();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use crdt::planted::{self, Bug};
 use crdt::{Cause, Change, Slot};
 use kdmq::life::CallIdCounter as Mark;
@@ -167,7 +166,7 @@ impl Dmq {
         {
             // One may be of a dump that was asked for when this node spoke for the server.
             let said_at = batch.actions.iter().map(|action| usrloc_in::said_at(peer, action, cx)).min();
-            self.hold(&came, DataChannel::Usrloc, body, said_at.unwrap_or(cx.now.wall), cx);
+            self.hold((id, live), DataChannel::Usrloc, body, said_at.unwrap_or(cx.now.wall), cx);
             batch.actions.iter().filter_map(Word::of_contact).for_each(|word| self.spoken.heard(word, cx.now.mono));
             let about = batch.actions.iter().filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
             self.crossed(id, about, said, Peer::contested_elsewhere, cx);
@@ -223,9 +222,12 @@ impl Dmq {
         if (!peer.owned || peer.strangers.are_yielded_to() || !self.attending)
             && !planted::on(Bug::OwnershipOfOutputOnly)
         {
-            self.hold(&came, DataChannel::Htable, body, cx.now.wall, cx);
+            self.hold((id, live), DataChannel::Htable, body, cx.now.wall, cx);
             Word::of_entry(&action).into_iter().for_each(|word| self.spoken.heard(word, cx.now.mono));
-            let about = htable_in::slot_of(&action, cx).into_iter().collect();
+            let about: Vec<Slot> = htable_in::slot_of(&action, cx).into_iter().collect();
+            if let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.owned) {
+                about.iter().for_each(|slot| peer.comeback.pass_over(*slot));
+            }
             self.crossed(id, about, said, Peer::contested_elsewhere, cx);
             return Reply { code: 200, body: None, promises: true };
         }
@@ -299,23 +301,6 @@ impl Dmq {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.lists = lists;
         }
-    }
-
-    /// Keeps a message that the owner should have got as well; `said`: when what it tells happened, at the latest. What a server
-    /// repeats after a silence, or what was held up, is none: the owner may have had it long ago, and in another order.
-    fn hold(&mut self, came: &Came, channel: DataChannel, body: &[u8], said: crdt::Wall, cx: &Cx<'_>) {
-        let id = came.id;
-        let repeats = |peer: &Peer| match peer.address.transport {
-            SipTransport::Udp => peer.comeback.look_at.is_some(),
-            SipTransport::Tcp => came.live != How::Live,
-        };
-        // What is kept of a server that is ours is for the moment when it is no longer left to a stranger; contacts tell their time.
-        let yielded = |peer: &Peer| peer.owned && matches!(channel, DataChannel::Usrloc);
-        if self.attending && self.peers.get(&id).is_some_and(|peer| repeats(peer) && !yielded(peer)) {
-            return;
-        }
-        let body = Bytes::copy_from_slice(body);
-        self.holding.hold(id, cx.now.mono, said, channel, body);
     }
 }
 

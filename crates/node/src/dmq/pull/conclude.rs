@@ -81,12 +81,11 @@ fn end(peer: &mut Peer, cx: &mut Cx<'_>) {
         peer.pull.note_shown();
     }
     if peer.pull.is_complete() {
-        // While it may be repeating, what differs is passed over: the dump that follows shows what it said that was missed.
         if peer.comeback.look_at.is_none() {
             peer.forget_repeated();
-            peer.own_gap = false;
+            peer.comeback.forget_passed_over();
         }
-        peer.gap = false;
+        (peer.gap, peer.own_gap) = (false, false);
         peer.comeback.dumped(begun);
         peer.comeback.again = false;
         peer.figures.last_sync = peer.joined.then_some(cx.now.wall_at(begun).0 / 1_000).or(peer.figures.last_sync);
