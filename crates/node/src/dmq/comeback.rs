@@ -140,15 +140,21 @@ impl Peer {
     /// takes us for gone and sends us nothing until our next ping, and nobody ever tells us what it took in between
     /// (docs/kdmq.md 3.4). So pings come quickly until that cannot happen any more, and then it is asked once more.
     pub(crate) fn came_back(&mut self, now: Mono) {
+        self.repeats_something(now);
+        if self.comeback.restarted != Some(now) {
+            self.comeback.deaf = self.comeback.look_at;
+        }
+    }
+
+    /// Something between it and us was lost at first: it may be repeating other things too, and is asked once more when it cannot be
+    /// any more. It did not take us for gone.
+    pub(crate) fn repeats_something(&mut self, now: Mono) {
         // Over UDP a ping that is still open is repeated, and so answered, within T2.
         const UDP_MS: u64 = 6_000;
         // Over TCP nothing is repeated: its `fr_timer` is 30 s, if nobody changed it.
         const TCP_MS: u64 = 36_000;
         let wait = if self.address.transport == SipTransport::Tcp { TCP_MS } else { UDP_MS };
         self.comeback.look_at = Some(now.plus_ms(wait));
-        if self.comeback.restarted != Some(now) {
-            self.comeback.deaf = Some(now.plus_ms(wait));
-        }
         self.comeback.by = now.plus_ms(3 * wait);
     }
 

@@ -292,7 +292,7 @@ impl Dmq {
         peer.answered = true;
         peer.ping_answer = size;
         if cx.now.mono.ms_since(peer.pinged_at) >= PROMPT_MS {
-            peer.came_back(cx.now.mono);
+            peer.repeats_something(cx.now.mono);
         }
         peer.heard = Some(cx.now.mono);
         if !(200..300).contains(&code) {
