@@ -1,6 +1,6 @@
 //! How news of a server come, and so what they are worth. Invariant: nothing counts as said later than it came.
 
-use crdt::Wall;
+use crdt::{StampRule, Wall};
 
 use super::peer::LIVELY_MS;
 
@@ -16,6 +16,14 @@ pub(crate) enum How {
 }
 
 impl How {
+    /// The stamp of what does not say itself when it was written.
+    pub(super) fn stamp(self) -> StampRule {
+        match self {
+            Self::Held(then) => StampRule::At(then),
+            Self::Live | Self::Dump => StampRule::Now,
+        }
+    }
+
     /// Whether a dump that is asked for now may be older: a server replicates a write before it applies it.
     pub(super) fn is_news(self, now: Wall) -> bool {
         match self {

@@ -129,7 +129,7 @@ fn set(
     let stamp = match said {
         // It may be repeating what it said in a silence.
         Some(ms) if peer.comeback.look_at.is_some() => StampRule::At(peer.lateness.in_time_at(ms, cx.now.wall)),
-        _ => stamp_of(how),
+        _ => how.stamp(),
     };
     write(peer, (&table, key), Some(&body), deadline, stamp, how, cx);
     if let (Some(ms), Some(slot)) = (said, cx.replica.slot(&table, key, b"")) {
@@ -179,13 +179,6 @@ fn near(a: Option<u64>, b: Option<u64>) -> bool {
     }
 }
 
-fn stamp_of(how: How) -> StampRule {
-    match how {
-        How::Held(arrival) => StampRule::At(arrival),
-        How::Live | How::Dump => StampRule::Now,
-    }
-}
-
 fn expire(peer: &mut Peer, (name, key): (&BStr, &BStr), seconds: i64, facts: &Facts, how: How, cx: &mut Cx<'_>) {
     let Some(table) = table_of(name, cx) else { return };
     let plain = htable::name(&table).unwrap_or_default();
@@ -209,7 +202,7 @@ fn expire(peer: &mut Peer, (name, key): (&BStr, &BStr), seconds: i64, facts: &Fa
     if fresh && near(held.deadline, deadline) {
         return agree(peer, held.slot, held.order, &body, how, cx);
     }
-    write(peer, (&table, key), Some(&body), deadline, stamp_of(how), how, cx);
+    write(peer, (&table, key), Some(&body), deadline, how.stamp(), how, cx);
 }
 
 /// The deadline that an expiry in `seconds` means. Servers take 0 and less for "never": the entry then lives as long as
@@ -243,7 +236,7 @@ fn delete(peer: &mut Peer, (name, key): (&BStr, &BStr), how: How, cx: &mut Cx<'_
         }
     }
     // A delete of what is not known is a write too: it may have overtaken its set (docs/rules.md 10).
-    write(peer, (&table, key), None, None, stamp_of(how), how, cx);
+    write(peer, (&table, key), None, None, how.stamp(), how, cx);
 }
 
 fn write(

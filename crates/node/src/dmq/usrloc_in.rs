@@ -137,12 +137,19 @@ fn merge(peer: &mut Peer, row: &Row<'_>, member: &[u8], how: How, cx: &mut Cx<'_
     }
 }
 
+/// When a contact was last modified at the latest, unix milliseconds: it says so in seconds.
+fn end_of(contact: &Contact<'_>) -> u64 {
+    contact.last_modified.saturating_mul(1_000).saturating_add(1_000)
+}
+
 /// Whether a server that has just come back says what it had said before a removal: news are told at once.
 fn is_repeated(peer: &Peer, held: &Held<'_>, new: &Contact<'_>, how: How) -> bool {
-    const RECENT_MS: u64 = 2_000;
-    let happened = new.last_modified.saturating_mul(1_000);
-    let earlier = happened.saturating_add(RECENT_MS) < held.order.stamp.time.ms();
-    !held.live && earlier && how != How::Dump && peer.comeback.look_at.is_some()
+    const RECENT_MS: u64 = 1_000;
+    let removed = held.order.stamp.time.ms();
+    let earlier = end_of(new).saturating_add(RECENT_MS) < removed && peer.comeback.look_at.is_some();
+    // What was kept for the owner has a time by our clock, which may be ahead of that by which the removal of just this was dated.
+    let kept = matches!(how, How::Held(_)) && removed == end_of(new);
+    !held.live && how != How::Dump && (earlier || kept)
 }
 
 /// Whether what a dump shows was certainly written after the held version, which something live was said about: by SIP's
@@ -329,14 +336,15 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
             peer.book.remove(held.slot);
             return;
         }
-        let shown = peer.book.get(held.slot).is_some_and(|entry| entry.proof == Proof::Seen);
-        let shown = shown && peer.book.holds(held.slot, held.order.into());
-        if survives(&held, &row.contact) && shown {
+        let version = Some(held.order.into());
+        let shown = peer.book.get(held.slot).is_some_and(|e| e.proof == Proof::Seen && e.held == version);
+        let survives = survives(&held, &row.contact);
+        if survives && shown {
             // It has said since that somebody registered again.
             return;
         }
         peer.book.remove(held.slot);
-        if survives(&held, &row.contact) {
+        if survives {
             return peer.correct(held.slot, cx);
         }
         // However late it is known to be, it may be later than that: it is later than what it names.
@@ -345,16 +353,12 @@ pub(crate) fn remove(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
             return remove_repeated(peer, (held.slot, held.order), row, &member, cx);
         }
     }
-    let stamp = match how {
-        How::Held(arrival) => StampRule::At(arrival),
-        How::Live | How::Dump => StampRule::Now,
-    };
     let write = Write {
         table: location::TABLE,
         key: &row.aor,
         member: &member,
         rank: 0,
-        stamp,
+        stamp: how.stamp(),
         deadline: None,
         body: None,
         via: peer.tag,
@@ -389,13 +393,12 @@ fn names(held: &Held<'_>, removed: &Contact<'_>) -> bool {
 
 /// A dump shows that the server has dropped what it was known to hold: a removal of that version, and so of whatever other
 /// servers' dumps show of it, or a node takes in that a server repeats. Those give its time by the clock of a server, in
-/// seconds, which may be ahead of ours: it is at the end of that second.
+/// seconds, which may be ahead of ours: it is at the end of that second, but not after now, which the version itself may be of.
 pub(crate) fn remove_absent(peer: &Peer, slot: Slot, seen: Order, cx: &mut Cx<'_>) {
     let Some(cell) = cx.replica.cell(slot) else { return };
-    let happened = contact_of(&cell).map_or(0, |(_, contact)| contact.last_modified.saturating_mul(1_000));
-    // Not after now, which the version itself may have been written in.
-    let ended = happened.saturating_add(1_000).min(cx.now.wall.0);
-    if ended <= seen.stamp.time.ms() || happened > cx.now.wall.0 {
+    let end = contact_of(&cell).map_or(1_000, |(_, contact)| end_of(&contact));
+    let ended = end.min(cx.now.wall.0);
+    if ended <= seen.stamp.time.ms() || end > cx.now.wall.0.saturating_add(1_000) {
         cx.replica.remove_observed(cx.now.wall, slot, seen, peer.tag);
         return;
     }
