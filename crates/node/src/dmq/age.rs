@@ -23,6 +23,9 @@ pub(super) fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Fac
         // Another server's word that came too late; when it was said is known here.
         return StampRule::Least;
     }
+    if let Some(ended) = held.filter(|h| outlives(cell, h)) {
+        return StampRule::Above(ended.order.stamp);
+    }
     let mode = cx.config.dmq.mode;
     if held.is_some_and(|h| is_unstamped(peer, cell, mode) || peer.is_anothers(h.slot, h.order.stamp, mode)) {
         return StampRule::Least;
@@ -54,6 +57,12 @@ pub(super) fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Fac
         return StampRule::At(Wall(written.clamp(last_agreement.min(cx.now.wall.0), cx.now.wall.0)));
     }
     base.map_or(StampRule::Least, StampRule::Above)
+}
+
+/// Whether what is held has ended by itself, and what is shown lives longer: whatever was set before would have ended before.
+fn outlives(cell: &Cell<'_>, held: &Held) -> bool {
+    let ended = held.deadline.filter(|_| !held.live && held.body.is_some());
+    ended.is_some_and(|ended| cell.expire > ended + SAME_WITHIN_S)
 }
 
 /// Whether a 6 shows an entry that it did not set itself, so another server did: its own sets have a stamp (docs/kdmq.md 7.4).

@@ -35,8 +35,8 @@ pub(super) struct Held {
     pub(super) slot: Slot,
     pub(super) order: Order,
     pub(super) live: bool,
-    deadline: Option<u64>,
-    body: Option<Vec<u8>>,
+    pub(super) deadline: Option<u64>,
+    pub(super) body: Option<Vec<u8>>,
 }
 
 fn held(cx: &Cx<'_>, table: &str, key: &[u8]) -> Option<Held> {
