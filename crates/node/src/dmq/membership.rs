@@ -328,7 +328,7 @@ impl Dmq {
             cx.log(Level::Info, text);
         }
         if matches!(peer.phase, Phase::New | Phase::Silent) {
-            peer.heard_again(&self.unlinked, cx.config, cx.now.mono);
+            peer.is_heard(&self.unlinked, cx.config, cx.now.mono);
         }
         peer.phase = Phase::Active;
         peer.missed();

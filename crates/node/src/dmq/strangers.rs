@@ -15,7 +15,7 @@ use super::peer::{Address, Peer};
 use crate::config::{Config, SipTransport, Timing};
 use crate::io::{Mono, Now};
 
-/// How long a node leaves a server that it hears again to another node, milliseconds: more than a link needs to come back once
+/// How long a node leaves a server that it hears for the first time, or again, to another node, milliseconds: more than a link needs to come back once
 /// a split is over.
 const YIELD_MS: u64 = 3_000;
 
@@ -71,7 +71,7 @@ impl Strangers {
         self.counting
     }
 
-    /// Whether the server is left to them: it was not heard here and is again. Most likely a split is just over, and another node
+    /// Whether the server is left to them: it is heard here for the first time, or again. Most likely a split is just over, and another node
     /// has spoken for it all the time. What the server says here now may be what it repeats, and what we have to tell it may be
     /// older than what that node told it.
     pub(crate) fn are_yielded_to(&self) -> bool {
@@ -84,7 +84,7 @@ impl Strangers {
         self.any() && self.tended.is_some_and(|tended| version.time.ms() < tended.0)
     }
 
-    /// The server is heard again.
+    /// The server is heard for the first time, or again.
     const fn yield_to(&mut self, now: Mono) {
         self.yields_until = Some(now.plus_ms(YIELD_MS));
     }
@@ -137,8 +137,8 @@ impl Strangers {
 }
 
 impl Peer {
-    /// It was not heard, and is again. `unlinked`: the SIP addresses of nodes without a link.
-    pub(super) fn heard_again(&mut self, unlinked: &[SocketAddr], config: &Config, now: Mono) {
+    /// It is heard for the first time, or again after a silence. `unlinked`: the SIP addresses of nodes without a link.
+    pub(super) fn is_heard(&mut self, unlinked: &[SocketAddr], config: &Config, now: Mono) {
         self.strangers.yield_to(now);
         self.settle_strangers(unlinked, config, now);
     }
