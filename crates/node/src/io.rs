@@ -19,6 +19,11 @@ impl Mono {
         Self(self.0.saturating_add(ms.saturating_mul(1_000)))
     }
 
+    /// So many milliseconds earlier; not before the start.
+    pub const fn minus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_sub(ms.saturating_mul(1_000)))
+    }
+
     /// Milliseconds from `earlier` to this moment, 0 if it lies ahead.
     pub const fn ms_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0) / 1_000

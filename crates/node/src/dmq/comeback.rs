@@ -141,6 +141,7 @@ impl Peer {
     /// (docs/kdmq.md 3.4). So pings come quickly until that cannot happen any more, and then it is asked once more.
     pub(crate) fn came_back(&mut self, now: Mono) {
         self.repeats_something(now);
+        self.pull.way.passes_again(now);
         if self.comeback.restarted != Some(now) {
             self.comeback.deaf = self.comeback.look_at;
         }

@@ -292,6 +292,7 @@ impl Dmq {
         peer.answered = true;
         peer.ping_answer = size;
         if cx.now.mono.ms_since(peer.pinged_at) >= PROMPT_MS {
+            peer.pull.way.lost(peer.pinged_at);
             peer.repeats_something(cx.now.mono);
         }
         peer.heard = Some(cx.now.mono);

@@ -14,6 +14,7 @@
 mod ask;
 mod conclude;
 mod questions;
+mod way;
 
 use std::collections::BTreeSet;
 
@@ -22,6 +23,7 @@ use kdmq::life::CallIdCounter as Mark;
 
 pub(crate) use self::conclude::{conclude, conclude_absences};
 use self::questions::Questions;
+use self::way::{Proof, Way};
 use super::DataChannel;
 use super::life::{Arrived, Dump};
 use crate::io::{Mono, Now};
@@ -48,19 +50,6 @@ pub(super) const LATE_MS: u64 = 40_000;
 
 /// The same over TCP, whose repetitions are up to two minutes apart.
 pub(super) const LATE_TCP_MS: u64 = 130_000;
-
-/// The longest pause between two repetitions of a request, milliseconds: RFC 3261's T2.
-const T2_MS: u64 = 4_000;
-
-/// What was lost of a dump where also repetitions are lost, as late echoes show, may come until the server gives up repeating it,
-/// milliseconds: its `fr_timer`.
-const LOSSY_REPEATS_MS: u64 = 30_000;
-
-/// An echo that comes later than this was lost at first, milliseconds: RFC 3261's T1.
-const PROMPT_MS: u64 = 500;
-
-/// How many echoes are asked for.
-const ECHOES: u32 = 3;
 
 /// Questions asked in one pull and channel.
 const TRIES: u32 = 3;
@@ -92,7 +81,7 @@ pub(crate) struct Pull {
     /// The last message of contacts, and whether the process that sent it was seen to send nothing more of them.
     tail: Option<Mark>,
     tail_seen: bool,
-    echoes: Echoes,
+    pub(crate) way: Way,
     /// Whether the server sent any request of its present life since the question.
     heard_since: bool,
     questions: Questions,
@@ -144,20 +133,6 @@ pub(crate) struct Got {
     gone: BTreeSet<Slot>,
 }
 
-/// Whether large answers arrive.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Echoes {
-    /// Nothing had to be proven.
-    #[default]
-    Unwanted,
-    /// So many are on their way.
-    Awaited { left: u32, since: Mono, late: bool },
-    /// All have come.
-    Heard { late: bool, since: Mono },
-    /// One never came.
-    Lost,
-}
-
 /// Messages of a dump of which even the smallest server has the memory, 10 to 20 kB each. The end of a larger one may be
 /// missing without a gap: what a full server cannot send is lost, and its 200 comes all the same.
 const SURE_MESSAGES: usize = 1_000;
@@ -205,7 +180,7 @@ impl Pull {
         self.tail = None;
         self.tail_seen = false;
         self.left_out.clear();
-        self.echoes = Echoes::Unwanted;
+        self.way.forget_echoes();
         self.begun = now;
         self.took_ms = 0;
         self.retry_at = None;
@@ -285,29 +260,28 @@ impl Pull {
     /// Opens the pull once more, until the server's echoes have come. Returns how many to ask for.
     pub(crate) fn prove(&mut self, now: Mono) -> u32 {
         self.stage = Some(Stage::new(DataChannel::Htable, now));
-        self.echoes = Echoes::Awaited { left: ECHOES, since: now, late: false };
-        ECHOES
+        self.way.ask(now)
+    }
+
+    /// Whether echoes were asked for since it began.
+    fn is_proven(&self) -> bool {
+        self.way.proof(self.begun) != Proof::Unwanted
     }
 
     /// An echo has come, or never will.
     pub(crate) fn echoed(&mut self, number: u32, arrived: bool, now: Mono) {
-        let Echoes::Awaited { left, since, late } = self.echoes else { return };
-        let late = late || now.ms_since(since) >= PROMPT_MS;
-        match (number == self.number, arrived, left) {
-            (false, ..) => {}
-            (_, false, _) => self.echoes = Echoes::Lost,
-            (.., ..=1) => self.echoes = Echoes::Heard { late, since },
-            (.., left) => self.echoes = Echoes::Awaited { left: left - 1, since, late },
+        if number == self.number {
+            self.way.echoed(arrived, now);
         }
     }
 
     /// Waits for the echoes, and for what of the dump is still repeated; without one of them no dump counts as complete.
-    fn look_at_echoes(&mut self, now: Mono) -> Next {
-        match self.echoes {
-            Echoes::Awaited { .. } => return Next::Wait,
-            Echoes::Heard { late, since } if now < self.repeated(late, since) => return Next::Wait,
-            Echoes::Unwanted | Echoes::Heard { .. } => {}
-            Echoes::Lost => {
+    fn look_at_proof(&mut self, proof: Proof, now: Mono) -> Next {
+        match proof {
+            Proof::Awaited => return Next::Wait,
+            Proof::By(at) if now < at => return Next::Wait,
+            Proof::Unwanted | Proof::By(_) => {}
+            Proof::Lost => {
                 for outcome in [&mut self.contacts, &mut self.entries] {
                     if *outcome == Outcome::Complete {
                         *outcome = Outcome::Partial;
@@ -319,21 +293,11 @@ impl Pull {
         Next::Conclude
     }
 
-    /// When all that was lost of the dump has been repeated, if echoes were asked for at `since` and have come. They show what
-    /// the way is like now, not what it was like when the dump was sent; each pause between repetitions is as long as all the
-    /// time before it, and half a second, but T2 at most.
-    fn repeated(&self, late: bool, since: Mono) -> Mono {
-        if late {
-            return since.plus_ms(LOSSY_REPEATS_MS);
-        }
-        let heard = since.plus_ms(PROMPT_MS);
-        heard.plus_ms((heard.ms_since(self.begun) + PROMPT_MS).min(T2_MS) + PROMPT_MS)
-    }
-
     /// What has to be done now.
     pub(crate) fn look(&mut self, now: Mono) -> Next {
-        if self.is_open() && self.echoes != Echoes::Unwanted {
-            return self.look_at_echoes(now);
+        let proof = self.way.proof(self.begun);
+        if self.is_open() && proof != Proof::Unwanted {
+            return self.look_at_proof(proof, now);
         }
         let Some(stage) = &mut self.stage else { return Next::Wait };
         if now < stage.due(self.quiet_ms) {
@@ -343,8 +307,9 @@ impl Pull {
         let came = stage.ask == DataChannel::Usrloc || self.entries == Outcome::Absent || self.questions.from.is_some();
         let over = stage.answered.is_some() && stage.arrived.missing() == 0 && came;
         if !over && stage.tries < TRIES {
-            let (ask, tries) = (stage.ask, stage.tries + 1);
+            let (ask, asked, tries) = (stage.ask, stage.asked, stage.tries + 1);
             *stage = Stage { tries, ..Stage::new(ask, now) };
+            self.way.lost(asked);
             return Next::Send(ask);
         }
         let (ask, asked) = (stage.ask, stage.asked);
@@ -377,14 +342,13 @@ impl Pull {
     /// When to look again.
     pub(crate) fn next_wakeup(&self) -> Option<Mono> {
         let stage = self.stage.as_ref()?;
-        match self.echoes {
-            Echoes::Unwanted => {}
+        match self.way.proof(self.begun) {
+            Proof::Unwanted => Some(stage.due(self.quiet_ms)),
             // Their transactions wake us.
-            Echoes::Awaited { .. } => return None,
-            Echoes::Heard { late, since } => return Some(self.repeated(late, since)),
-            Echoes::Lost => return Some(stage.last),
+            Proof::Awaited => None,
+            Proof::By(at) => Some(at),
+            Proof::Lost => Some(stage.last),
         }
-        Some(stage.due(self.quiet_ms))
     }
 
     /// When the last pull began, and whether it got all contacts and all entries.

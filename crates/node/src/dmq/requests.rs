@@ -111,8 +111,12 @@ impl Dmq {
                 (live, live)
             }
             Path::Udp { .. } => {
+                let late = peer.life.late_ms(mark, cx.now.mono);
+                if late.is_some() {
+                    peer.pull.way.repeated(cx.now.mono);
+                }
                 let said = |late_ms: u64| How::Held(crdt::Wall(cx.now.wall.0.saturating_sub(late_ms)));
-                (How::Live, peer.life.late_ms(mark, cx.now.mono).map_or(How::Live, said))
+                (How::Live, late.map_or(How::Live, said))
             }
         };
         let came = Came { id, mark, live, unstamped };

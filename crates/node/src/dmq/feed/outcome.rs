@@ -22,6 +22,7 @@ pub(crate) fn answered(peer: &mut Peer, fed: &Fed, code: u16, cx: &mut Cx<'_>) -
     peer.feed.answered_at = Some(cx.now.mono);
     if cx.now.mono.ms_since(fed.sent) >= LATE_MS {
         peer.feed.answered_late_at = Some(cx.now.mono);
+        peer.pull.way.lost(fed.sent);
     }
     if let Some(key) = &fed.counter {
         let how = if (200..300).contains(&code) { Told::Seen } else { Told::Refused(code) };

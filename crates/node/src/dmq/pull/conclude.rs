@@ -6,7 +6,7 @@ use crdt::planted::{self, Bug};
 use crdt::{Order, Slot};
 use tables::{htable, location};
 
-use super::{Echoes, Got, MANY_ABSENT, Outcome, SURE_MESSAGES, Verdict};
+use super::{Got, MANY_ABSENT, Outcome, SURE_MESSAGES, Verdict};
 use crate::config::SipTransport;
 use crate::cx::Cx;
 use crate::dmq::book::{Proof, Version};
@@ -39,7 +39,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
         return Verdict::AskAgain;
     }
     match peer.address.transport {
-        SipTransport::Udp if !absent.gone.is_empty() && peer.pull.echoes == Echoes::Unwanted => {
+        SipTransport::Udp if !absent.gone.is_empty() && !peer.pull.is_proven() => {
             return Verdict::Prove(absent.unshown);
         }
         SipTransport::Tcp if !absent.gone.is_empty() => {

@@ -36,7 +36,9 @@ impl Pull {
     pub(crate) fn forget(&mut self) {
         let Questions { asked, asked_last, answered, late_ms, .. } = std::mem::take(&mut self.questions);
         let questions = Questions { asked, asked_last, answered, late_ms, ..Questions::default() };
-        *self = Self { questions, ..Self::default() };
+        let mut way = std::mem::take(&mut self.way);
+        way.forget_echoes();
+        *self = Self { questions, way, ..Self::default() };
     }
 
     /// A process of ours that ended then may have asked, and the server may still repeat its answer.
