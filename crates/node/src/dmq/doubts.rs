@@ -201,13 +201,24 @@ impl Peer {
     /// its own would have come, if nothing was lost; or more likely, if others' words are on their way that nobody here heard. What
     /// a node that is not linked has told it is neither.
     pub(crate) fn is_anothers(&self, slot: Slot, held: Stamp, mode: DmqMode) -> bool {
-        let own = self.own_gap || self.comeback.was_passed_over(slot);
-        if mode == DmqMode::Bridge || own || self.strangers.any() {
+        if !self.tells_its_own(slot, mode) {
             return false;
         }
         let unheard = self.doubts.cells.get(&slot).is_some_and(|doubt| doubt.unheard);
         let shown = self.book.get(slot).is_some_and(|entry| entry.agreed == Some(held));
         !self.comeback.is_deaf() || (unheard && shown)
+    }
+
+    /// The same for a contact that it does not show at all. Another server's late removal, or a late refresh that has expired, is
+    /// likelier than a removal of its own within the second in which it may have taken us for gone.
+    pub(crate) fn is_anothers_removal(&self, slot: Slot, mode: DmqMode) -> bool {
+        self.tells_its_own(slot, mode)
+    }
+
+    /// Whether this node has heard what the server itself said of a cell, but for moments in which it may have taken us for gone.
+    fn tells_its_own(&self, slot: Slot, mode: DmqMode) -> bool {
+        let missed = self.own_gap || self.comeback.was_passed_over(slot) || self.strangers.any();
+        mode == DmqMode::Mesh && !missed
     }
 
     /// A dump has been taken in: what it was late enough for is certain now.

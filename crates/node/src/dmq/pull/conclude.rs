@@ -159,9 +159,13 @@ fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
             continue;
         }
         let current = entry.held == Some(Version::from(cell.order)) && cell.is_live(cx.now.wall);
+        let mode = cx.config.dmq.mode;
+        let likely = match cell.table {
+            location::TABLE => peer.is_anothers_removal(slot, mode),
+            _ => peer.is_anothers(slot, cell.order.stamp, mode),
+        };
         // What it was taken for when it was looked at first depends on what was known then of how it can be heard.
-        let anothers = !got.gone.contains(&slot)
-            && (peer.doubts.removed(slot) || peer.is_anothers(slot, cell.order.stamp, cx.config.dmq.mode));
+        let anothers = !got.gone.contains(&slot) && (peer.doubts.removed(slot) || likely);
         if entry.proof == Proof::Seen && current && !anothers {
             found.gone.push((slot, cell.order));
         } else {
