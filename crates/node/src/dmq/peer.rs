@@ -302,6 +302,7 @@ impl Peer {
     pub(crate) fn relied_in_vain(&mut self) {
         self.gap = true;
         self.ask_first = true;
+        self.pull.missed();
     }
 
     /// Something on its way to us was lost. A dump that is open is not to be waited for: it is asked for again.

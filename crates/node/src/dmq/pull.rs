@@ -84,6 +84,8 @@ pub(crate) struct Pull {
     pub(crate) way: Way,
     /// Whether the server sent any request of its present life since the question.
     heard_since: bool,
+    /// Whether updates may have been lost since it began.
+    missed_since: bool,
     questions: Questions,
     /// Absences found by the pull before, waiting for confirmation.
     suspected: usize,
@@ -176,7 +178,7 @@ impl Pull {
         self.contacts = Outcome::Unknown;
         self.entries = Outcome::Unknown;
         self.questions.from = None;
-        self.heard_since = false;
+        (self.heard_since, self.missed_since) = (false, false);
         self.tail = None;
         self.tail_seen = false;
         self.left_out.clear();
@@ -226,6 +228,11 @@ impl Pull {
     /// The server sent a request of its present life.
     pub(crate) fn heard(&mut self) {
         self.heard_since = true;
+    }
+
+    /// Updates may have been lost, which what it has shown by now may lack.
+    pub(crate) fn missed(&mut self) {
+        self.missed_since = true;
     }
 
     /// A message of the dump arrived.

@@ -85,7 +85,9 @@ fn end(peer: &mut Peer, cx: &mut Cx<'_>) {
             peer.forget_repeated();
             peer.comeback.forget_passed_over();
         }
-        (peer.gap, peer.own_gap) = (false, false);
+        if !peer.pull.missed_since {
+            (peer.gap, peer.own_gap) = (false, false);
+        }
         peer.comeback.dumped(begun);
         peer.comeback.again = false;
         peer.figures.last_sync = peer.joined.then_some(cx.now.wall_at(begun).0 / 1_000).or(peer.figures.last_sync);
