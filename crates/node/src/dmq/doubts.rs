@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use crdt::{Cause, CellRef, Change, Dot, Forget, Replica, Slot, Stamp, Wall};
+use serde::{Deserialize, Serialize};
 use tables::location;
 
 use super::book::{Proof, fingerprint};
@@ -65,8 +66,14 @@ struct Doubt {
     held: Option<Dot>,
 }
 
-/// A doubt on disk: when another server spoke last, in unix seconds, whether one has removed the cell, and the values.
-pub(super) type Saved = (u64, bool, Vec<u64>);
+/// A doubt on disk.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Saved {
+    wall_s: u64,
+    removed: bool,
+    unheard: bool,
+    said: Vec<u64>,
+}
 
 /// What another server said of a cell.
 #[derive(Clone, Copy, Debug)]
@@ -120,17 +127,19 @@ impl Doubts {
     /// What of a doubt goes to disk.
     pub(crate) fn saved(&self, slot: Slot) -> Option<Saved> {
         let doubt = self.cells.get(&slot)?;
-        Some((doubt.wall_s, doubt.removed, doubt.said.clone()))
+        let Doubt { wall_s, removed, unheard, said, .. } = doubt;
+        Some(Saved { wall_s: *wall_s, removed: *removed, unheard: *unheard, said: said.clone() })
     }
 
     /// Takes up the doubt of an earlier process. No dump has ended it since, unless that was so long ago that it can have been
     /// dropped without one.
-    pub(crate) fn restore(&mut self, slot: Slot, (wall_s, removed, said): Saved, now: Now) {
+    pub(crate) fn restore(&mut self, slot: Slot, saved: Saved, now: Now) {
+        let Saved { wall_s, removed, unheard, said } = saved;
         if wall_s.saturating_add(OLD_MS / 1_000) < now.wall.0 / 1_000 {
             return;
         }
         self.since.get_or_insert(now.mono);
-        self.cells.insert(slot, Doubt { at: now.mono, wall_s, removed, unheard: false, said, held: None });
+        self.cells.insert(slot, Doubt { at: now.mono, wall_s, removed, unheard, said, held: None });
     }
 
     /// When a dump should look at what there is.
