@@ -67,6 +67,8 @@ impl Node {
             let text = format!("{} entries on disk could not be read and were left out", stats.journal_unreadable);
             out.push_back(Output::Log(LogLine { level: Level::Error, text }));
         }
+        // Also in the first hello.
+        replica.set_settling(true);
         let mut dmq = Dmq::new(&config, now.mono);
         dmq.restore(&found.puts, &config, &mut replica, now);
         Self {

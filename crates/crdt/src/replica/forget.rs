@@ -31,7 +31,7 @@ pub(super) struct Forgetting {
     /// Our clock is too far from the others' (R3).
     skewed: bool,
     /// Somebody may yet tell of versions that removals beat (R5, R7).
-    settling: bool,
+    pub(super) settling: bool,
     /// Slots whose time came while it was.
     postponed: Vec<u32>,
 }
@@ -97,8 +97,9 @@ impl Replica {
 
     /// While it is not known who has to be waited for, nothing is forgotten by stability: servers that have not yet said
     /// what they hold (R7: a removal must still be there to beat what such a server brings), or nodes that this one is still
-    /// to meet (R5).
+    /// to meet (R5). The other members forget nothing either that this one has not shown before.
     pub fn set_settling(&mut self, settling: bool) {
+        self.forgetting.stale |= self.forgetting.settling != settling;
         self.forgetting.settling = settling;
     }
 

@@ -91,8 +91,12 @@ impl Replica {
         }
     }
 
-    /// What we show to others: our clock as it is on disk, without what our servers have not acknowledged.
+    /// What we show to others: our clock as it is on disk, without what our servers have not acknowledged; nothing while it is not
+    /// known what they have ([`Replica::set_settling`]).
     pub fn stability_clock(&self) -> Clock {
+        if self.forgetting.settling {
+            return Clock::default();
+        }
         let kept = if planted::on(Bug::StableFromMemory) { &self.clock } else { &self.durable };
         let mut clock = kept.minus(self.held_dots.keys().copied());
         clock.truncate(HOLES_SHOWN_MAX);

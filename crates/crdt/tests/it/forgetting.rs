@@ -223,6 +223,27 @@ fn a_tombstone_waits_until_every_member_showed_it_as_fsynced() {
 }
 
 #[test]
+fn a_tombstone_waits_at_every_member_for_one_that_does_not_know_what_its_servers_have() {
+    let (mut a, mut b) = (replica(1, rules()), replica(2, rules()));
+    acquaint(&mut a, &mut b);
+    let slot = delete(&mut a, NOW, "st", "k");
+    push(&a, slot, &mut b, NOW);
+    for replica in [&mut a, &mut b] {
+        let clock = replica.clock().clone();
+        replica.persisted(&clock);
+    }
+    for (settling, held) in [(true, 1), (false, 0)] {
+        b.set_settling(settling);
+        a.roster_show(NodeId(2), &b.stability_clock());
+        a.tick(NOW);
+        assert_eq!(a.cells_held(), held);
+    }
+    b.roster_show(NodeId(1), &a.stability_clock());
+    b.tick(NOW);
+    assert_eq!(b.cells_held(), 0, "and there as soon as it knows");
+}
+
+#[test]
 fn a_tombstone_waits_for_servers_that_have_not_acknowledged_it() {
     let mut a = replica(1, rules());
     let slot = delete(&mut a, NOW, "st", "k");
