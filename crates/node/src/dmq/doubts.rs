@@ -218,10 +218,10 @@ impl Peer {
         !self.comeback.is_deaf() || (unheard && shown)
     }
 
-    /// The same for a contact that it does not show at all. Another server's late removal, or a late refresh that has expired, is
-    /// likelier than a removal of its own within the second in which it may have taken us for gone.
+    /// The same for a contact that it does not show at all. If another server has spoken about it, the late removal or refresh of
+    /// that one is likelier than a removal of its own within the moment in which it may have taken us for gone.
     pub(crate) fn is_anothers_removal(&self, slot: Slot, mode: DmqMode) -> bool {
-        self.tells_its_own(slot, mode)
+        self.tells_its_own(slot, mode) && (!self.comeback.is_deaf() || self.doubts.cells.contains_key(&slot))
     }
 
     /// Whether this node has heard what the server itself said of a cell, but for moments in which it may have taken us for gone.
