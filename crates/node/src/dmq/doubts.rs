@@ -17,7 +17,7 @@ use tables::location;
 use super::book::{Proof, fingerprint};
 use super::peer::{Peer, PeerId};
 use super::pull::LATE_TCP_MS;
-use super::{Dmq, How};
+use super::{Dmq, How, contact_of};
 use crate::config::{DmqMode, SipTransport};
 use crate::cx::Cx;
 use crate::io::{Mono, Now};
@@ -56,8 +56,8 @@ struct Doubt {
     at: Mono,
     /// The same for the disk, unix seconds.
     wall_s: u64,
-    /// Whether one of them has removed it.
-    removed: bool,
+    /// Whether one of them has removed it, and under which ruid, as a fingerprint: see [`Said::Gone`].
+    removed: Option<u64>,
     /// Whether some of it was heard by nobody here.
     unheard: bool,
     /// What others have set it to, as fingerprints; the latest last.
@@ -68,9 +68,9 @@ struct Doubt {
 
 /// A doubt on disk.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Saved {
+pub(crate) struct Saved {
     wall_s: u64,
-    removed: bool,
+    removed: Option<u64>,
     unheard: bool,
     said: Vec<u64>,
 }
@@ -78,8 +78,8 @@ pub(super) struct Saved {
 /// What another server said of a cell.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Said {
-    /// That it is gone.
-    Gone,
+    /// That it is gone; a contact under this ruid, as a fingerprint. [`ANY_RUID`] for an entry, and where it is not known.
+    Gone(u64),
     /// The value of an entry, as a fingerprint.
     Value(u64),
     /// Anything, of which nobody here has heard.
@@ -87,6 +87,9 @@ pub(super) enum Said {
     /// Something about a contact, or how long an entry lives.
     Other,
 }
+
+/// A removal that hits whatever there is.
+pub(super) const ANY_RUID: u64 = 0;
 
 /// So many values of one cell are remembered.
 const SAID_MAX: usize = 16;
@@ -114,9 +117,10 @@ impl Doubts {
         self.since.get_or_insert(now);
     }
 
-    /// Whether another server may have removed this cell there.
-    pub(crate) fn removed(&self, slot: Slot) -> bool {
-        self.cells.get(&slot).is_some_and(|doubt| doubt.removed)
+    /// Whether another server may have removed this cell there; a contact that it has under this ruid (docs/kdmq.md 6.5).
+    pub(crate) fn removed(&self, slot: Slot, ruid: Option<&[u8]>) -> bool {
+        let hits = |removed: u64| removed == ANY_RUID || ruid.is_none_or(|ruid| fingerprint(ruid) == removed);
+        self.cells.get(&slot).and_then(|doubt| doubt.removed).is_some_and(hits)
     }
 
     /// Whether another server may have told it this value of the cell, just now or much too late.
@@ -176,7 +180,10 @@ impl Peer {
         (doubt.at, doubt.wall_s) = (now.mono, now.wall.0 / 1_000);
         self.book.changed(slot);
         match said {
-            Said::Gone => doubt.removed = true,
+            Said::Gone(ruid) => {
+                let same = doubt.removed.is_none_or(|removed| removed == ruid);
+                doubt.removed = Some(if same { ruid } else { ANY_RUID });
+            }
             Said::Unheard => doubt.unheard = true,
             Said::Value(value) if !doubt.said.contains(&value) => {
                 if doubt.said.len() >= SAID_MAX {
@@ -337,7 +344,11 @@ impl Dmq {
         let stamp = cell.order.stamp;
         let Some(by) = self.by_tag.get(&change.via).copied() else { return self.doubt_old(None, change, stamp, cx) };
         let said = match cell.body {
-            None => Said::Gone,
+            None => {
+                let old = change.old.as_deref().and_then(|old| CellRef::decode(old).ok());
+                let contact = old.as_ref().and_then(contact_of);
+                Said::Gone(contact.map_or(ANY_RUID, |(_, contact)| fingerprint(&contact.ruid)))
+            }
             Some(_) if cell.table == location::TABLE => Said::Other,
             Some(body) => Said::Value(fingerprint(body)),
         };

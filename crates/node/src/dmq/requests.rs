@@ -9,7 +9,7 @@ use kdmq::{Channel, Generation, htable, usrloc};
 use tables::location::{self, Member};
 
 use super::book::{Note, Proof, Ruid, fingerprint};
-use super::doubts::Said;
+use super::doubts::{ANY_RUID, Said};
 use super::facts::{Expiry, Facts};
 use super::life::{Dump, Sign};
 use super::owner::HeldMessage;
@@ -161,8 +161,11 @@ impl Dmq {
             Err(error) => return malformed(error.status(), cx),
         };
         cx.stats.dmq_rows_refused += u64::from(batch.skipped);
-        let removes = batch.actions.iter().any(|a| matches!(a, usrloc::Action::Remove(_)));
-        let said = if removes { Said::Gone } else { Said::Other };
+        let said = match &batch.actions[..] {
+            [usrloc::Action::Remove(row)] => Said::Gone(fingerprint(&row.contact.ruid)),
+            actions if actions.iter().any(|a| matches!(a, usrloc::Action::Remove(_))) => Said::Gone(ANY_RUID),
+            _ => Said::Other,
+        };
         let gone = self.of_removal(unstamped, cx);
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || peer.strangers.are_yielded_to() || !self.attending)
@@ -217,11 +220,11 @@ impl Dmq {
             Err(error) => return malformed(error.status(), cx),
         };
         let said = match &action {
-            htable::Action::Delete { .. } => Said::Gone,
+            htable::Action::Delete { .. } => Said::Gone(ANY_RUID),
             htable::Action::Set { value, .. } => Said::Value(fingerprint(&value.encode())),
             _ => Said::Other,
         };
-        let unstamped = if matches!(said, Said::Gone) { self.of_removal(unstamped, cx) } else { unstamped };
+        let unstamped = if matches!(said, Said::Gone(_)) { self.of_removal(unstamped, cx) } else { unstamped };
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         if (!peer.owned || peer.strangers.are_yielded_to() || !self.attending)
             && !planted::on(Bug::OwnershipOfOutputOnly)
@@ -313,7 +316,7 @@ fn repeats(peer: &mut Peer, (slot, said): (Option<Slot>, Said), cx: &Cx<'_>) {
     let Some((slot, cell)) = slot.and_then(|slot| Some((slot, cx.replica.cell(slot)?))) else { return };
     let lost = match said {
         Said::Value(value) => cell.body.map(fingerprint) != Some(value),
-        Said::Gone => cell.body.is_some(),
+        Said::Gone(_) => cell.body.is_some(),
         _ => false,
     };
     peer.repeats(slot, (!lost).then_some(cell.order.stamp), cx.now.mono);

@@ -166,8 +166,10 @@ fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
             location::TABLE => peer.is_anothers_removal(slot, mode),
             _ => peer.is_anothers(slot, cell.order.stamp, mode),
         };
+        let held = usrloc_in::contact_of(&cell);
+        let ruid = entry.ruid.as_deref().or_else(|| held.as_ref().map(|(_, contact)| &**contact.ruid));
         // What it was taken for when it was looked at first depends on what was known then of how it can be heard.
-        let anothers = !got.gone.contains(&slot) && (peer.doubts.removed(slot) || likely);
+        let anothers = !got.gone.contains(&slot) && (peer.doubts.removed(slot, ruid) || likely);
         if entry.proof == Proof::Seen && current && !anothers {
             found.gone.push((slot, cell.order));
         } else {
