@@ -182,8 +182,10 @@ impl Dmq {
         let mut addresses = vec![Address { addr: own.addr, transport: own.transport }];
         if cx.config.dmq.mode == DmqMode::Mesh {
             let servers = self.peers.values().filter(|p| p.phase == Phase::Active).map(|p| p.address.clone());
-            // The mesh knows nodes by their UDP address; to a server that speaks TCP each names itself.
-            let nodes = nodes.iter().filter(|_| own.transport == SipTransport::Udp);
+            // The mesh knows nodes by their UDP address; to a server that speaks TCP each names itself. One that is not linked may be
+            // dead: each naming would make it active again, and the server repeat for half a minute whatever it tells it.
+            let linked = |node: &&SocketAddr| own.transport == SipTransport::Udp && !self.unlinked.contains(node);
+            let nodes = nodes.iter().filter(linked);
             let nodes = nodes.map(|addr| Address { addr: *addr, transport: SipTransport::Udp });
             addresses.extend(servers.chain(nodes));
         }
