@@ -21,8 +21,8 @@ Usage: cargo xtask test [--no-install] [FILTER]
   FILTER          only tests whose name contains this
 
   mutants         plants known bugs, one at a time: the simulator has to find each
-  --seeds N       seeds per bug, 300 unless told
-  --minutes N     the longest that the seeds of one bug may take, 10 unless told
+  --seeds N       seeds per bug and scenario, 5 unless told
+  --minutes N     the longest that the sweep of one bug in one scenario may take, 5 unless told
   --runs N        random runs of the replica's tests for what no seed finds, 1000 unless told
   --scenario NAME only this scenario
   BUG             only these bugs
