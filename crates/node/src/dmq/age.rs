@@ -23,7 +23,8 @@ pub(super) fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Fac
         // Another server's word that came too late; when it was said is known here.
         return StampRule::Least;
     }
-    if let Some(ended) = held.filter(|h| outlives(cell, h)) {
+    // A server gives another life to what another tells it too late.
+    if let Some(ended) = held.filter(|h| outlives(cell, h) && !peer.doubts.is_unheard(h.slot)) {
         return StampRule::Above(ended.order.stamp);
     }
     let mode = cx.config.dmq.mode;

@@ -128,6 +128,11 @@ impl Doubts {
         self.cells.get(&slot).is_some_and(|doubt| doubt.said.contains(&value))
     }
 
+    /// Whether another server may have told it words about this cell that nobody here has heard.
+    pub(crate) fn is_unheard(&self, slot: Slot) -> bool {
+        self.cells.get(&slot).is_some_and(|doubt| doubt.unheard)
+    }
+
     /// What of a doubt goes to disk.
     pub(crate) fn saved(&self, slot: Slot) -> Option<Saved> {
         let doubt = self.cells.get(&slot)?;
@@ -220,7 +225,7 @@ impl Peer {
         if !self.tells_its_own(slot, mode) {
             return false;
         }
-        let unheard = self.doubts.cells.get(&slot).is_some_and(|doubt| doubt.unheard);
+        let unheard = self.doubts.is_unheard(slot);
         let shown = self.book.get(slot).is_some_and(|entry| entry.agreed == Some(held));
         !self.comeback.is_deaf() || (unheard && shown)
     }
