@@ -117,10 +117,11 @@ impl Doubts {
         self.since.get_or_insert(now);
     }
 
-    /// Whether another server may have removed this cell there; a contact that it has under this ruid (docs/kdmq.md 6.5).
-    pub(crate) fn removed(&self, slot: Slot, ruid: Option<&[u8]>) -> bool {
-        let hits = |removed: u64| removed == ANY_RUID || ruid.is_none_or(|ruid| fingerprint(ruid) == removed);
-        self.cells.get(&slot).and_then(|doubt| doubt.removed).is_some_and(hits)
+    /// Whether another server may have removed this cell there; a contact that it has under this ruid, as a fingerprint
+    /// (docs/kdmq.md 6.5).
+    pub(crate) fn removed(&self, slot: Slot, ruid: impl FnOnce() -> Option<u64>) -> bool {
+        let Some(removed) = self.cells.get(&slot).and_then(|doubt| doubt.removed) else { return false };
+        removed == ANY_RUID || ruid().is_none_or(|ruid| ruid == removed)
     }
 
     /// Whether another server may have told it this value of the cell, just now or much too late.

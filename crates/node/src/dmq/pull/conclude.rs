@@ -9,7 +9,7 @@ use tables::{htable, location};
 use super::{Got, MANY_ABSENT, Outcome, SURE_MESSAGES, Verdict};
 use crate::config::SipTransport;
 use crate::cx::Cx;
-use crate::dmq::book::{Proof, Version};
+use crate::dmq::book::{Proof, Version, fingerprint};
 use crate::dmq::facts::{Expiry, Facts};
 use crate::dmq::feed;
 use crate::dmq::peer::Peer;
@@ -166,8 +166,8 @@ fn absent(peer: &Peer, got: &Got, facts: &Facts, cx: &Cx<'_>) -> Absent {
             location::TABLE => peer.is_anothers_removal(slot, mode),
             _ => peer.is_anothers(slot, cell.order.stamp, mode),
         };
-        let held = usrloc_in::contact_of(&cell);
-        let ruid = entry.ruid.as_deref().or_else(|| held.as_ref().map(|(_, contact)| &**contact.ruid));
+        let held_ruid = || usrloc_in::contact_of(&cell).map(|(_, contact)| fingerprint(&contact.ruid));
+        let ruid = || entry.ruid.as_deref().map(fingerprint).or_else(held_ruid);
         // What it was taken for when it was looked at first depends on what was known then of how it can be heard.
         let anothers = !got.gone.contains(&slot) && (peer.doubts.removed(slot, ruid) || likely);
         if entry.proof == Proof::Seen && current && !anothers {
