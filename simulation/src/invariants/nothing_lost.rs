@@ -212,6 +212,8 @@ mod tests {
         // Nodes of the fake world have no disk: they show their clock as it is, and come back empty.
         let mut world = World::new(script(2, 0));
         let mut checker = checker(&world);
+        // Nor do they show anything before they know that no server has more to tell.
+        world.pass(60_000);
         world.deed(0, set());
         world.pass(1_000);
         world.deed(0, set());
