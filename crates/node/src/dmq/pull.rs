@@ -23,7 +23,7 @@ use kdmq::life::CallIdCounter as Mark;
 
 pub(crate) use self::conclude::{conclude, conclude_absences};
 use self::questions::Questions;
-use self::way::{Proof, Way};
+use self::way::{Evidence, Way};
 use super::DataChannel;
 use super::life::{Arrived, Dump};
 use crate::io::{Mono, Now};
@@ -271,8 +271,8 @@ impl Pull {
     }
 
     /// Whether echoes were asked for since it began.
-    fn is_proven(&self) -> bool {
-        self.way.proof(self.begun) != Proof::Unwanted
+    fn has_asked_for_echoes(&self) -> bool {
+        self.way.evidence(self.begun) != Evidence::Unwanted
     }
 
     /// An echo has come, or never will.
@@ -283,12 +283,12 @@ impl Pull {
     }
 
     /// Waits for the echoes, and for what of the dump is still repeated; without one of them no dump counts as complete.
-    fn look_at_proof(&mut self, proof: Proof, now: Mono) -> Next {
-        match proof {
-            Proof::Awaited => return Next::Wait,
-            Proof::By(at) if now < at => return Next::Wait,
-            Proof::Unwanted | Proof::By(_) => {}
-            Proof::Lost => {
+    fn look_at_evidence(&mut self, evidence: Evidence, now: Mono) -> Next {
+        match evidence {
+            Evidence::Awaited => return Next::Wait,
+            Evidence::By(at) if now < at => return Next::Wait,
+            Evidence::Unwanted | Evidence::By(_) => {}
+            Evidence::Lost => {
                 for outcome in [&mut self.contacts, &mut self.entries] {
                     if *outcome == Outcome::Complete {
                         *outcome = Outcome::Partial;
@@ -302,9 +302,9 @@ impl Pull {
 
     /// What has to be done now.
     pub(crate) fn look(&mut self, now: Mono) -> Next {
-        let proof = self.way.proof(self.begun);
-        if self.is_open() && proof != Proof::Unwanted {
-            return self.look_at_proof(proof, now);
+        let evidence = self.way.evidence(self.begun);
+        if self.is_open() && evidence != Evidence::Unwanted {
+            return self.look_at_evidence(evidence, now);
         }
         let Some(stage) = &mut self.stage else { return Next::Wait };
         if now < stage.due(self.quiet_ms) {
@@ -349,12 +349,12 @@ impl Pull {
     /// When to look again.
     pub(crate) fn next_wakeup(&self) -> Option<Mono> {
         let stage = self.stage.as_ref()?;
-        match self.way.proof(self.begun) {
-            Proof::Unwanted => Some(stage.due(self.quiet_ms)),
+        match self.way.evidence(self.begun) {
+            Evidence::Unwanted => Some(stage.due(self.quiet_ms)),
             // Their transactions wake us.
-            Proof::Awaited => None,
-            Proof::By(at) => Some(at),
-            Proof::Lost => Some(stage.last),
+            Evidence::Awaited => None,
+            Evidence::By(at) => Some(at),
+            Evidence::Lost => Some(stage.last),
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) fn conclude(peer: &mut Peer, facts: &Facts, cx: &mut Cx<'_>) -> Verdi
         return Verdict::AskAgain;
     }
     match peer.address.transport {
-        SipTransport::Udp if !absent.gone.is_empty() && !peer.pull.is_proven() => {
+        SipTransport::Udp if !absent.gone.is_empty() && !peer.pull.has_asked_for_echoes() => {
             return Verdict::Prove(absent.unshown);
         }
         SipTransport::Tcp if !absent.gone.is_empty() => {

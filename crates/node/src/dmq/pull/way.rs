@@ -46,7 +46,7 @@ enum Echoes {
 
 /// What is known of the answers that were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Proof {
+pub(super) enum Evidence {
     /// None were.
     Unwanted,
     /// Some are on their way.
@@ -104,18 +104,18 @@ impl Way {
     /// What the echoes prove of a dump that was asked for at `begun`. They show what the way is like now, not what it was like
     /// when the dump was sent; each pause between repetitions is as long as all the time before it, and half a second, but T2 at
     /// most. A few echoes may come in time where a tenth of all is lost, so whatever was lost lately counts.
-    pub(super) fn proof(&self, begun: Mono) -> Proof {
+    pub(super) fn evidence(&self, begun: Mono) -> Evidence {
         let since = match self.echoes {
-            Echoes::Unwanted => return Proof::Unwanted,
-            Echoes::Awaited { .. } => return Proof::Awaited,
-            Echoes::Lost => return Proof::Lost,
+            Echoes::Unwanted => return Evidence::Unwanted,
+            Echoes::Awaited { .. } => return Evidence::Awaited,
+            Echoes::Lost => return Evidence::Lost,
             Echoes::Heard { since } => since,
         };
         if self.lost_at.is_some_and(|at| since.ms_since(at) <= LOSSY_MS) {
-            return Proof::By(since.plus_ms(LOSSY_REPEATS_MS));
+            return Evidence::By(since.plus_ms(LOSSY_REPEATS_MS));
         }
         let heard = since.plus_ms(PROMPT_MS);
-        Proof::By(heard.plus_ms((heard.ms_since(begun) + PROMPT_MS).min(T2_MS) + PROMPT_MS))
+        Evidence::By(heard.plus_ms((heard.ms_since(begun) + PROMPT_MS).min(T2_MS) + PROMPT_MS))
     }
 }
 
@@ -128,23 +128,23 @@ mod tests {
     }
 
     /// When echoes that are asked for a second after the dump, and come in time, prove it.
-    fn proven(way: &mut Way, begun: u64) -> Proof {
+    fn proven(way: &mut Way, begun: u64) -> Evidence {
         for _ in 0..way.ask(at(begun + 1_000)) {
-            assert_eq!(way.proof(at(begun)), Proof::Awaited);
+            assert_eq!(way.evidence(at(begun)), Evidence::Awaited);
             way.echoed(true, at(begun + 1_010));
         }
-        way.proof(at(begun))
+        way.evidence(at(begun))
     }
 
     #[test]
     fn a_dump_is_proven_after_a_repetition_where_nothing_is_lost_and_after_all_of_them_where_anything_was() {
         let mut way = Way::default();
-        assert_eq!(way.proof(at(0)), Proof::Unwanted);
-        assert_eq!(proven(&mut way, 100_000), Proof::By(at(104_000)));
+        assert_eq!(way.evidence(at(0)), Evidence::Unwanted);
+        assert_eq!(proven(&mut way, 100_000), Evidence::By(at(104_000)));
         way.lost(at(50_000));
-        assert_eq!(proven(&mut way, 100_000), Proof::By(at(131_000)));
-        assert_eq!(proven(&mut way, 109_000), Proof::By(at(140_000)), "a minute before the echoes");
-        assert_eq!(proven(&mut way, 109_001), Proof::By(at(113_001)), "longer ago");
+        assert_eq!(proven(&mut way, 100_000), Evidence::By(at(131_000)));
+        assert_eq!(proven(&mut way, 109_000), Evidence::By(at(140_000)), "a minute before the echoes");
+        assert_eq!(proven(&mut way, 109_001), Evidence::By(at(113_001)), "longer ago");
     }
 
     #[test]
@@ -153,11 +153,11 @@ mod tests {
         way.lost(at(90_000));
         way.passes_again(at(95_000));
         way.lost(at(94_999));
-        assert_eq!(proven(&mut way, 100_000), Proof::By(at(104_000)));
+        assert_eq!(proven(&mut way, 100_000), Evidence::By(at(104_000)));
         way.repeated(at(124_999));
-        assert_eq!(proven(&mut way, 125_000), Proof::By(at(129_000)));
+        assert_eq!(proven(&mut way, 125_000), Evidence::By(at(129_000)));
         way.repeated(at(125_000));
-        assert_eq!(proven(&mut way, 125_000), Proof::By(at(156_000)));
+        assert_eq!(proven(&mut way, 125_000), Evidence::By(at(156_000)));
     }
 
     #[test]
@@ -167,12 +167,12 @@ mod tests {
         for came in [1_001, 1_500, 1_501] {
             way.echoed(true, at(came));
         }
-        assert_eq!(way.proof(at(0)), Proof::By(at(31_000)));
+        assert_eq!(way.evidence(at(0)), Evidence::By(at(31_000)));
         way.ask(at(1_000));
         way.echoed(false, at(9_000));
         way.echoed(true, at(9_001));
-        assert_eq!(way.proof(at(0)), Proof::Lost);
+        assert_eq!(way.evidence(at(0)), Evidence::Lost);
         way.forget_echoes();
-        assert_eq!(way.proof(at(0)), Proof::Unwanted);
+        assert_eq!(way.evidence(at(0)), Evidence::Unwanted);
     }
 }
