@@ -459,7 +459,7 @@ pub(crate) fn told(peer: &mut Peer, key: &Key, how: Told, cx: &mut Cx<'_>) {
         }
     }
     let Some(known) = peer.counters.keys.get_mut(key) else { return };
-    let deleted = known.deleting && how == Told::Seen;
+    let deleted = known.deleting && matches!(how, Told::Seen { .. });
     known.end(how, cx.now.mono);
     peer.counters.unsaved.insert(key.clone());
     if deleted {

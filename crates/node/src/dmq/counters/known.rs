@@ -34,8 +34,8 @@ pub(super) enum Way {
 /// How a request that told a counter ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// With 200.
-    Seen,
+    /// With 200; `late`: so late that the request was repeated, and any copy of it may still be under way.
+    Seen { late: bool },
     /// With this other code.
     Refused(u16),
     /// Without an answer.
@@ -120,17 +120,23 @@ impl Known {
 
     pub(super) fn end(&mut self, how: Told, now: Mono) {
         self.spoken = now;
-        self.entered |= how == Told::Seen;
+        self.entered |= matches!(how, Told::Seen { .. });
         self.perhaps_gone = match how {
             Told::Unanswered => self.deleting || self.perhaps_gone,
-            Told::Seen => false,
+            Told::Seen { .. } => false,
             Told::Refused(_) => self.perhaps_gone,
         };
         self.deleting = false;
         match (&mut self.way, how) {
             (Way::Quiet(quiet), Told::Unanswered) => quiet.unanswered(now),
-            (Way::Quiet(quiet), how) => quiet.ended(how == Told::Seen, now),
-            (Way::Stamped(stamped), Told::Seen) => stamped.answered(now),
+            (Way::Quiet(quiet), Told::Refused(_)) => quiet.ended(false, now),
+            (Way::Quiet(quiet), Told::Seen { late }) => {
+                quiet.ended(true, now);
+                if late {
+                    quiet.may_come_twice(now);
+                }
+            }
+            (Way::Stamped(stamped), Told::Seen { .. }) => stamped.answered(now),
             (Way::Stamped(stamped), Told::Refused(_)) => stamped.failed(),
             (Way::Stamped(stamped), Told::Unanswered) => stamped.unanswered(),
         }

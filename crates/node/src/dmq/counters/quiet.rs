@@ -26,6 +26,10 @@ const LIVELY_MS: u64 = 3_000;
 /// arrived, if it comes within this time after the answer, milliseconds: it was lost at first at most.
 const CROSSED_MS: u64 = 2_000;
 
+/// After an answer that came late enough for the request to be repeated, another copy of that may arrive for so long, milliseconds:
+/// behind the next sum it would undo that.
+const COPY_MS: u64 = 2_000;
+
 /// A server repeats what was lost for so long (`fr_timer`, and a margin), milliseconds.
 const REPEATED_MS: u64 = 32_000;
 
@@ -59,6 +63,8 @@ pub(super) struct Quiet {
     /// The last set and what crosses it, until the server has been quiet after its end; and when that was.
     crossing: Option<Crossing>,
     ended: Mono,
+    /// Until when another copy of the last set may arrive.
+    copies_until: Mono,
     /// Whether it is not known if the last set came after what the server had counted meanwhile.
     unsure: bool,
     /// The sum that is to be told next, and whether the disk knows that.
@@ -97,6 +103,7 @@ impl Quiet {
             taken: false,
             crossing: None,
             ended: Mono(0),
+            copies_until: Mono(0),
             unsure: false,
             intended: None,
             perhaps: Vec::new(),
@@ -371,6 +378,11 @@ impl Quiet {
         }
     }
 
+    /// The request that was just answered was repeated.
+    pub(super) fn may_come_twice(&mut self, now: Mono) {
+        self.copies_until = now.plus_ms(COPY_MS);
+    }
+
     /// Whether the sum is under way.
     pub(super) fn is_open(&self) -> bool {
         self.telling.is_some()
@@ -378,7 +390,7 @@ impl Quiet {
 
     /// When the next sum may be told; `None` while one is under way. What crosses the last set must not cross two of them.
     pub(super) fn due_at(&self) -> Option<Mono> {
-        self.telling.is_none().then(|| self.heard.max(self.ended).plus_ms(QUIET_MS))
+        self.telling.is_none().then(|| self.heard.max(self.ended).plus_ms(QUIET_MS).max(self.copies_until))
     }
 
     /// The server has dropped its entry.
@@ -403,6 +415,17 @@ mod tests {
         assert_eq!(quiet.said(7, ASKED, Mono(0)), Some(0));
         quiet.ended(true, Mono(0));
         assert_eq!(quiet.said(8, Source::Live, Mono(60_000)), Some(1));
+    }
+
+    #[test]
+    fn a_sum_whose_answer_came_late_is_followed_by_the_next_when_no_copy_of_it_can_come_behind_that() {
+        const T0: Mono = Mono(60_000_000);
+        let mut quiet = Quiet::new(29);
+        quiet.sent(30);
+        quiet.ended(true, T0);
+        assert_eq!(quiet.due_at(), Some(T0.plus_ms(QUIET_MS)));
+        quiet.may_come_twice(T0);
+        assert_eq!(quiet.due_at(), Some(T0.plus_ms(COPY_MS)));
     }
 
     #[test]

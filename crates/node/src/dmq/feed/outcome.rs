@@ -20,12 +20,13 @@ pub(crate) fn answered(peer: &mut Peer, fed: &Fed, code: u16, cx: &mut Cx<'_>) -
     peer.feed.requests = peer.feed.requests.saturating_sub(1);
     peer.feed.unanswered = 0;
     peer.feed.answered_at = Some(cx.now.mono);
-    if cx.now.mono.ms_since(fed.sent) >= LATE_MS {
+    let late = cx.now.mono.ms_since(fed.sent) >= LATE_MS;
+    if late {
         peer.feed.answered_late_at = Some(cx.now.mono);
         peer.pull.way.lost(fed.sent);
     }
     if let Some(key) = &fed.counter {
-        let how = if (200..300).contains(&code) { Told::Seen } else { Told::Refused(code) };
+        let how = if (200..300).contains(&code) { Told::Seen { late } } else { Told::Refused(code) };
         counters::told(peer, key, how, cx);
     }
     let mut follow_up = None;
