@@ -329,6 +329,7 @@ impl Stamped {
                     return;
                 }
                 self.anchor = Said { stamp: oldest.stamp, value: oldest.value, sure: true };
+                self.restored = false;
                 self.sets.remove(0);
                 continue;
             };
@@ -337,7 +338,7 @@ impl Stamped {
                 return;
             }
             self.counted -= last.value - counted_from(self.anchor.value, &self.sets[..=at], first);
-            self.anchor = last;
+            (self.anchor, self.restored) = (last, false);
             self.sets.drain(..=at);
         }
     }
@@ -391,6 +392,18 @@ mod tests {
         assert_eq!(stamped.said(1_000_000, 6, true, Mono(0)), Some(1));
         assert_eq!(stamped.said(1_000_000, 9, false, Mono(60_000_000)), Some(0), "nobody has counted");
         assert_eq!(stamped.believed(), 9);
+    }
+
+    #[test]
+    fn a_dump_that_was_read_before_a_set_and_comes_after_its_answer_does_not_undo_it_whatever_the_disk_knew() {
+        let mut stamped = Stamped::restore(134, 80);
+        let told = tell(&mut stamped, 139, T0);
+        stamped.unanswered();
+        let later = T0.plus_ms(HORIZON_MS + 1);
+        assert_eq!(tell(&mut stamped, 180, later), told, "the same once more");
+        stamped.answered(later);
+        assert_eq!(stamped.said(80, 134, false, later), None);
+        assert_eq!(tell(&mut stamped, 180, later.plus_ms(PACE_MS)), (82, 180));
     }
 
     #[test]
