@@ -32,6 +32,10 @@ const fn told_within_ms(timing: Timing) -> u64 {
 /// and is asked for again a minute later.
 const TENDING_MS: u64 = 75_000;
 
+/// What a server lacks is left to strangers for so long after a linked node has told it, milliseconds. A server over TCP lists a node
+/// that is gone for good for ever, and nobody can tell that from one in another part of a split.
+const LEFT_MS: u64 = 300_000;
+
 /// Who else may speak for one server.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
@@ -46,6 +50,8 @@ pub(crate) struct Strangers {
     tended_since: Option<Mono>,
     /// Up to what stamp that node has told it everything.
     tended: Option<Wall>,
+    /// Until when what it lacks of that is left to them.
+    left_until: Option<Mono>,
     /// Until when the server is left to them altogether.
     yields_until: Option<Mono>,
 }
@@ -55,8 +61,8 @@ pub(crate) struct Strangers {
 struct Turned {
     /// Another one counts now.
     counting: bool,
-    /// There are none any more.
-    gone: bool,
+    /// Nothing is left to any of them any more.
+    over: bool,
 }
 
 impl Strangers {
@@ -84,6 +90,11 @@ impl Strangers {
         self.any() && self.tended.is_some_and(|tended| version.time.ms() < tended.0)
     }
 
+    /// Whether they may have removed a version that the server lacks.
+    pub(crate) fn may_have_removed(&self, version: Stamp) -> bool {
+        self.left_until.is_some() && self.follow(version)
+    }
+
     /// The server is heard for the first time, or again.
     const fn yield_to(&mut self, now: Mono) {
         self.yields_until = Some(now.plus_ms(YIELD_MS));
@@ -98,12 +109,13 @@ impl Strangers {
         let since = *self.tended_since.get_or_insert(now.mono);
         if now.mono.ms_since(since) >= TENDING_MS {
             self.tended = Some(Wall(now.wall.0.saturating_sub(told_within_ms(timing))));
+            self.left_until = Some(now.mono.plus_ms(LEFT_MS));
         }
     }
 
     /// The server restarted: it has nothing of what it was told.
     pub(crate) const fn restarted(&mut self) {
-        (self.tended_since, self.tended, self.yields_until) = (None, None, None);
+        (self.tended_since, self.tended, self.left_until, self.yields_until) = (None, None, None, None);
     }
 
     /// `unlinked` are the nodes without a link now, of which the server tells some all (`listed`). `own` is where it hears this
@@ -132,7 +144,9 @@ impl Strangers {
         let counting = self.listed.iter().any(|stranger| own.is_none_or(|own| own <= weight(*stranger)));
         let counted = std::mem::replace(&mut self.counting, counting);
         self.yields_until = self.yields_until.filter(|until| now < *until);
-        Turned { counting: counted != counting, gone: !before.is_empty() && self.listed.is_empty() }
+        let late = self.left_until.take_if(|until| *until <= now).is_some() && self.any();
+        let gone = !before.is_empty() && self.listed.is_empty();
+        Turned { counting: counted != counting, over: gone || late }
     }
 }
 
@@ -156,7 +170,7 @@ impl Peer {
             // Whoever counted has counted on from something else.
             self.counters.reset();
         }
-        if turned.gone {
+        if turned.over {
             // What it was not told because of them has to be told now, if they have not. Nothing that it said itself was lost.
             self.relied_in_vain();
         }
@@ -201,7 +215,7 @@ mod tests {
         strangers.yield_to(NOW);
         settle(&mut strangers, &[2], NOW);
         assert!(strangers.are_yielded_to());
-        assert!(settle(&mut strangers, &[], NOW).gone);
+        assert!(settle(&mut strangers, &[], NOW).over);
         assert!(!strangers.are_yielded_to());
         assert_eq!(settle(&mut strangers, &[], NOW), Turned::default(), "once");
     }
@@ -280,5 +294,21 @@ mod tests {
         ] {
             assert_eq!(look(listed, linked), is_one, "listed {listed}, linked {linked}");
         }
+    }
+
+    #[test]
+    fn what_a_server_lacks_is_left_to_a_stranger_for_a_while_after_a_linked_node_told_it() {
+        let now = |ms: u64| Now { mono: NOW.plus_ms(ms), wall: Wall(1_000_000 + ms) };
+        let old = Stamp { time: Hlc::from_ms(1_000_000), node: NodeId(1) };
+        let mut strangers = Strangers::default();
+        settle(&mut strangers, &[2], NOW);
+        for ms in [0, TENDING_MS] {
+            strangers.tended(true, Timing::Lan, now(ms));
+        }
+        assert!(strangers.follow(old) && strangers.may_have_removed(old));
+        assert!(!settle(&mut strangers, &[2], NOW.plus_ms(TENDING_MS + LEFT_MS - 1)).over);
+        assert!(settle(&mut strangers, &[2], NOW.plus_ms(TENDING_MS + LEFT_MS)).over);
+        assert!(strangers.follow(old) && !strangers.may_have_removed(old));
+        assert!(!settle(&mut strangers, &[2], NOW.plus_ms(TENDING_MS + LEFT_MS + 1)).over, "once");
     }
 }

@@ -187,7 +187,9 @@ pub(crate) fn enqueue_lacking(peer: &mut Peer, cx: &Cx<'_>) {
         .filter(|(slot, cell)| {
             let known = peer.book.get(*slot);
             let holds = peer.book.holds(*slot, cell.order.into());
-            !holds && (known.is_some() || (cell.is_live(cx.now.wall) && !peer.strangers.follow(cell.order.stamp)))
+            !holds
+                && (known.is_some()
+                    || (cell.is_live(cx.now.wall) && !peer.strangers.may_have_removed(cell.order.stamp)))
         })
         .map(|(slot, _)| slot)
         .collect();
