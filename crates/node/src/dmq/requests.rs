@@ -189,6 +189,9 @@ impl Dmq {
             peer.pull.arrived(mark, cx.now.mono);
         }
         let dump = dump || batch.actions.iter().any(|action| usrloc_in::is_old(peer, action, cx));
+        // What counts as dumped may be live, of a process that has not spoken before; what is known already is not.
+        let fresh = |action: &usrloc::Action<'_>| !dump || usrloc_in::is_fresh_news(action, cx);
+        let crosses: Vec<bool> = batch.actions.iter().map(fresh).collect();
         for action in &batch.actions {
             match action {
                 usrloc::Action::None => {}
@@ -204,9 +207,8 @@ impl Dmq {
                 usrloc::Action::Sync => asked_for_all(peer, DataChannel::Usrloc, cx),
             }
         }
-        // What counts as dumped may be live, of a process that has not spoken before.
-        let fresh = |action: &&usrloc::Action<'_>| !dump || usrloc_in::is_fresh(action, cx.now.wall);
-        let about: Vec<Slot> = batch.actions.iter().filter(fresh).filter_map(|a| usrloc_in::slot_of(a, cx)).collect();
+        let crossing = batch.actions.iter().zip(crosses).filter_map(|(action, crosses)| crosses.then_some(action));
+        let about: Vec<Slot> = crossing.filter_map(|action| usrloc_in::slot_of(action, cx)).collect();
         if !about.is_empty() {
             self.crossed(id, about, said, Peer::contested, cx);
         }

@@ -55,10 +55,19 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     }
 }
 
-/// Whether a contact was written just now, by the server's clock and ours, and so perhaps told to others in this moment.
-pub(crate) fn is_fresh(action: &kdmq::usrloc::Action<'_>, now: Wall) -> bool {
+/// Whether a contact was written just now, by the server's clock and ours, and so perhaps told to others in this moment: they may
+/// take it in after what they have. What is held is what they have, or will.
+pub(crate) fn is_fresh_news(action: &kdmq::usrloc::Action<'_>, cx: &Cx<'_>) -> bool {
     const JUST_S: u64 = 3;
-    matches!(action, kdmq::usrloc::Action::Update(row) if row.contact.last_modified.abs_diff(now.0 / 1_000) <= JUST_S)
+    let kdmq::usrloc::Action::Update(row) = action else { return false };
+    let contact = &row.contact;
+    let just = contact.last_modified.abs_diff(cx.now.wall.0 / 1_000) <= JUST_S;
+    let same = || {
+        let member = location::identity(&contact.uri, &contact.instance, contact.reg_id);
+        let held = held(cx.replica, cx.now.wall, &row.aor, &member).and_then(|held| held.contact);
+        held.is_some_and(|held| location::compare_events(&held, contact) == Event::Same)
+    };
+    just && !same()
 }
 
 /// How late a live message about a contact is that was lost at first, milliseconds. Contacts are stamped in seconds.
