@@ -201,7 +201,8 @@ pub enum Event {
 /// Compares `new` with the `held` version of the same contact (RFC 3261 section 10.3 step 7).
 ///
 /// Within one Call-ID the CSeq decides. Equal CSeqs are the same event only if `expires` and
-/// `last_modified` are equal as well: a server may change a contact without a REGISTER. Different
+/// `last_modified` are equal as well: a server may change a contact without a REGISTER. One that was
+/// told without a `last_modified` has none. Different
 /// Call-IDs are not ordered by SIP: a device that restarted begins a new one.
 pub fn compare_events(held: &Contact<'_>, new: &Contact<'_>) -> Event {
     use std::cmp::Ordering::{Equal, Greater, Less};
@@ -211,7 +212,7 @@ pub fn compare_events(held: &Contact<'_>, new: &Contact<'_>) -> Event {
     match new.cseq.cmp(&held.cseq) {
         Less => Event::Stale,
         Greater => Event::Newer,
-        Equal if held.expires == new.expires && held.last_modified == new.last_modified => Event::Same,
+        Equal if held.expires == new.expires && [0, held.last_modified].contains(&new.last_modified) => Event::Same,
         Equal => Event::Unordered,
     }
 }

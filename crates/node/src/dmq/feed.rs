@@ -426,6 +426,9 @@ fn contact(
         contact.sock = Default::default();
         contact.sockname = Default::default();
     }
+    if peer.ahead.contains(&slot) {
+        contact.last_modified = 0;
+    }
     match kdmq::usrloc::encode_update(aor, &contact, &ruid, peer.generation) {
         Ok(body) => {
             let item = Item { slot, version, what: What::Contact { ruid: ruid.clone() } };

@@ -128,6 +128,9 @@ pub(crate) struct Peer {
     pub(crate) contact_lateness: Lateness,
     /// In which order it has said what it has said of entries just now.
     pub(crate) latest: Latest,
+    /// Contacts of which it holds a version that lost, though its `last_modified` is later than the winner's: a 6 takes that only
+    /// without one (docs/kdmq.md 6.1).
+    pub(crate) ahead: BTreeSet<Slot>,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
     /// Nodes that may speak for it as well and are not linked with this one.
@@ -232,6 +235,7 @@ impl Peer {
             lateness: Lateness::default(),
             contact_lateness: Lateness::in_time(),
             latest: Latest::default(),
+            ahead: BTreeSet::new(),
             owned: false,
             strangers: Strangers::default(),
             shared: Vec::new(),
@@ -286,6 +290,7 @@ impl Peer {
         self.counters.reset();
         self.lateness = Lateness::default();
         self.latest = Latest::default();
+        self.ahead.clear();
         self.learned_at = None;
         self.missed();
     }
@@ -407,6 +412,7 @@ impl Peer {
         self.live_lately.remove(slot);
         self.comeback.forget(slot);
         self.latest.forget(slot);
+        self.ahead.remove(&slot);
         self.book.remove(slot)
     }
 

@@ -133,7 +133,7 @@ fn merge(peer: &mut Peer, row: &Row<'_>, member: &[u8], how: How, cx: &mut Cx<'_
             Verdict::Reordered => return,
             Verdict::Stale => {
                 let slot = held.slot;
-                return correct(peer, slot, &contact.ruid, cx);
+                return correct(peer, slot, contact, cx);
             }
             Verdict::Newer => above = Some(held.order.stamp),
             Verdict::News => {}
@@ -144,7 +144,7 @@ fn merge(peer: &mut Peer, row: &Row<'_>, member: &[u8], how: How, cx: &mut Cx<'_
             let Some(order) = cx.replica.cell(slot).map(|c| c.order) else { return };
             agree(peer, slot, order, (&contact.ruid, true), how, cx);
         }
-        Some(Outcome::Lost(slot)) => correct(peer, slot, &contact.ruid, cx),
+        Some(Outcome::Lost(slot)) => correct(peer, slot, contact, cx),
         None => {}
     }
 }
@@ -278,16 +278,23 @@ fn agree(peer: &mut Peer, slot: Slot, order: Order, (ruid, as_held): (&BStr, boo
         pull: Some(peer.pull.number),
     };
     peer.showed(slot, note, how, cx.now);
+    peer.ahead.remove(&slot);
     if !as_held {
         alias(peer, slot, cx);
     }
 }
 
 /// The server holds something that lost; the winner goes back to it under its own ruid.
-fn correct(peer: &mut Peer, slot: Slot, ruid: &BStr, cx: &mut Cx<'_>) {
+fn correct(peer: &mut Peer, slot: Slot, shown: &Contact<'_>, cx: &mut Cx<'_>) {
     if planted::on(Bug::NoCorrection) {
         return;
     }
+    let winner = cx.replica.cell(slot).and_then(|cell| contact_of(&cell).map(|(_, contact)| contact.last_modified));
+    let later = winner.is_some_and(|last_modified| last_modified < shown.last_modified);
+    if later && peer.generation == kdmq::Generation::V6 {
+        peer.ahead.insert(slot);
+    }
+    let ruid = &shown.ruid;
     let pull = Some(peer.pull.number);
     peer.book.note(slot, Note { held: None, proof: Proof::Seen, ruid: Ruid::Own(ruid), value: 0, pull }, cx.now.mono);
     peer.correct(slot, cx);

@@ -1,5 +1,6 @@
 //! Contacts of two servers that share one node.
 
+use kdmq::Generation;
 use starling_node::config::DmqMode;
 
 use crate::world::{World, config, two};
@@ -93,6 +94,25 @@ fn a_refresh_that_overtook_the_one_before_it_stays() {
     let contacts = world.node.location(b"alice", world.now());
     assert_eq!((contacts[0].cseq, contacts[0].expires), (5, wall + 900));
     assert!(world.server(k2).contacts.values().all(|contact| contact.cseq == 5));
+}
+
+#[test]
+fn a_refresh_elsewhere_reaches_a_server_whose_clock_is_ahead() {
+    let mut world = World::new(config());
+    let k1 = world.start_as("127.0.0.11:5060", Generation::V6);
+    let k2 = world.start("127.0.0.12:5060");
+    world.run_ms(1_000);
+    let wall = world.wall_s();
+    world.server(k1).register("alice", A, "c1", 1, 600, wall + 3_600);
+    world.run_ms(50);
+    world.server(k2).register("alice", A, "c1", 2, 900, wall);
+    world.run_until(60_000, "the refresh is at both", |world| {
+        [k1, k2].iter().all(|server| world.server(*server).contacts.values().all(|contact| contact.cseq == 2))
+    });
+    // Its dump shows a contact without a time, which is no news.
+    world.run_ms(60_000);
+    let contacts = world.node.location(b"alice", world.now());
+    assert_eq!((contacts[0].cseq, contacts[0].last_modified), (2, wall));
 }
 
 #[test]

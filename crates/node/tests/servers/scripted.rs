@@ -185,7 +185,11 @@ impl Server {
             for action in usrloc::decode(body).expect("a node sends valid bodies").actions {
                 match action {
                     usrloc::Action::Update(row) => {
-                        self.store(row.aor.to_string(), row.contact.into_owned());
+                        let held = self.contacts.get(&(row.aor.to_string(), row.contact.ruid.to_string()));
+                        let older = |held: &Contact<'_>| (1..held.last_modified).contains(&row.contact.last_modified);
+                        if self.generation == Generation::V5 || !held.is_some_and(older) {
+                            self.store(row.aor.to_string(), row.contact.into_owned());
+                        }
                     }
                     usrloc::Action::Remove(row) => {
                         self.contacts.remove(&(row.aor.to_string(), row.contact.ruid.to_string()));

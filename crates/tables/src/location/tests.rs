@@ -114,6 +114,7 @@ fn equal_cseqs_with_other_times_and_other_call_ids_are_not_ordered_by_sip() {
     let held = phone();
     let moved = Contact { last_modified: held.last_modified + 1, ..phone() };
     assert_eq!(compare_events(&held, &moved), Event::Unordered);
+    assert_eq!(compare_events(&held, &Contact { last_modified: 0, ..phone() }), Event::Same, "it does not say");
     let other = Contact { callid: text("c-2@phone"), cseq: 1, ..phone() };
     assert_eq!(compare_events(&held, &other), Event::Unordered);
     let none = Contact { callid: text(""), ..phone() };
