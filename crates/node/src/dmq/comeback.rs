@@ -37,6 +37,8 @@ pub(crate) struct Comeback {
     /// Entries of which a dump has shown something since it came back that the mesh had gone on from, and when that dump was
     /// asked for. What it said before is older still.
     outdone: BTreeMap<Slot, Mono>,
+    /// The values of entries that it was told last since it came back, as fingerprints.
+    told: BTreeMap<Slot, u64>,
     /// Entries about which it spoke meanwhile what was not taken in, because it was left to a stranger.
     passed_over: BTreeSet<Slot>,
 }
@@ -71,9 +73,23 @@ impl Comeback {
         }
     }
 
+    /// It is told a value of an entry.
+    pub(crate) fn tells(&mut self, slot: Slot, value: u64) {
+        if self.look_at.is_some() {
+            self.told.insert(slot, value);
+        }
+    }
+
+    /// Which value of an entry it was told last since it came back. What it says of the entry may be older, even if a dump has shown
+    /// that value since.
+    pub(crate) fn told(&self, slot: Slot) -> Option<u64> {
+        self.told.get(&slot).copied()
+    }
+
     /// The cell is forgotten.
     pub(crate) fn forget(&mut self, slot: Slot) {
         self.repeated.remove(&slot);
+        self.told.remove(&slot);
         self.removed.remove(&slot);
         self.outdone.remove(&slot);
         self.passed_over.remove(&slot);
@@ -82,6 +98,7 @@ impl Comeback {
     /// It restarted: it does not repeat what an earlier life of it said.
     pub(crate) fn clear(&mut self) {
         self.repeated.clear();
+        self.told.clear();
         self.removed.clear();
         self.outdone.clear();
     }

@@ -211,10 +211,11 @@ impl Peer {
             How::Live if self.comeback.look_at.is_some() => Wall(0),
             How::Live | How::Dump => return,
         };
-        let told = self.book.get(slot).filter(|entry| entry.proof == Proof::Answered && entry.value != value);
-        let Some((told, learned_s)) = told.map(|entry| (entry.value, entry.learned_s)) else { return };
-        let learned = Mono(u64::from(learned_s) * 1_000_000 + 999_000);
-        if said <= cx.now.wall_at(learned) {
+        let learned = |learned_s: u32| cx.now.wall_at(Mono(u64::from(learned_s) * 1_000_000 + 999_000));
+        let answered = self.book.get(slot).filter(|entry| entry.proof == Proof::Answered);
+        let answered = answered.filter(|entry| said <= learned(entry.learned_s)).map(|entry| entry.value);
+        let repeated = || self.comeback.told(slot).filter(|_| how == How::Live);
+        if let Some(told) = answered.or_else(repeated).filter(|told| *told != value) {
             self.doubt(slot, Said::Value(told), cx.replica, cx.now);
         }
     }

@@ -65,6 +65,7 @@ impl Peer {
     /// It is told a value of an entry: from now on it may have that, also if this process ends before the answer comes.
     fn tells(&mut self, slot: Slot, value: u64, now: Mono) {
         self.feed.may_take(slot, value, now);
+        self.comeback.tells(slot, value);
         if self.book.get(slot).is_none() {
             let note = Note { held: None, proof: Proof::Answered, ruid: Ruid::AsHeld, value, pull: None };
             self.book.note(slot, note, now);
