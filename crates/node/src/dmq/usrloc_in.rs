@@ -121,8 +121,12 @@ fn merge(peer: &mut Peer, row: &Row<'_>, member: &[u8], how: How, cx: &mut Cx<'_
                 _ => {}
             }
         }
-        if how == How::Dump && peer.is_touched(held.slot, peer.pull.proves().0) && !is_later(&held, contact) {
-            return;
+        if how == How::Dump && peer.is_touched(held.slot, peer.pull.proves().0) {
+            if !is_later(peer, &held, contact, cx.now.wall) {
+                return;
+            }
+            // What it was told meanwhile it may have taken in after that.
+            peer.contested(held.slot, cx.now.mono);
         }
         match judge(peer, &held, contact, how) {
             Verdict::Agrees => {
@@ -165,13 +169,18 @@ fn is_repeated(peer: &Peer, held: &Held<'_>, new: &Contact<'_>, how: How) -> boo
 }
 
 /// Whether what a dump shows was certainly written after the held version, which something live was said about: by SIP's
-/// order, or by the server's own seconds. It is then no older snapshot, and perhaps no dump's at all.
-fn is_later(held: &Held<'_>, new: &Contact<'_>) -> bool {
-    held.contact.as_ref().is_some_and(|contact| match location::compare_events(contact, new) {
+/// order, by the server's own seconds, or by its clock where what is held is a removal. It is then no older snapshot, and perhaps no
+/// dump's at all.
+fn is_later(peer: &Peer, held: &Held<'_>, new: &Contact<'_>, now: Wall) -> bool {
+    let Some(contact) = &held.contact else {
+        let said = new.last_modified.saturating_mul(1_000);
+        return said.min(peer.contact_lateness.in_time_at(said, now).0) > held.order.stamp.time.ms();
+    };
+    match location::compare_events(contact, new) {
         Event::Newer => true,
         Event::Unordered => new.last_modified > contact.last_modified,
         Event::Same | Event::Stale => false,
-    })
+    }
 }
 
 enum Verdict {
