@@ -124,6 +124,13 @@ impl Doubts {
         removed == ANY_RUID || ruid().is_none_or(|ruid| ruid == removed)
     }
 
+    /// Whether a contact that it has under this ruid, and that says when it was modified (unix seconds), is another server's word of
+    /// before that one removed it.
+    pub(crate) fn removed_after(&self, slot: Slot, ruid: u64, last_modified: u64) -> bool {
+        let doubt = self.cells.get(&slot).filter(|doubt| doubt.removed == Some(ruid));
+        doubt.is_some_and(|doubt| last_modified < doubt.wall_s)
+    }
+
     /// Whether another server may have told it this value of the cell, just now or much too late.
     pub(crate) fn said(&self, slot: Slot, value: u64) -> bool {
         self.cells.get(&slot).is_some_and(|doubt| doubt.said.contains(&value))
@@ -239,7 +246,7 @@ impl Peer {
     }
 
     /// Whether this node has heard what the server itself said of a cell, but for moments in which it may have taken us for gone.
-    fn tells_its_own(&self, slot: Slot, mode: DmqMode) -> bool {
+    pub(crate) fn tells_its_own(&self, slot: Slot, mode: DmqMode) -> bool {
         let missed = self.own_gap || self.comeback.was_passed_over(slot) || self.strangers.any();
         mode == DmqMode::Mesh && !missed
     }
@@ -359,7 +366,9 @@ impl Dmq {
             Some(_) if cell.table == location::TABLE => Said::Other,
             Some(body) => Said::Value(fingerprint(body)),
         };
-        self.doubt_elsewhere(by, change.slot, said, Some(stamp), cx);
+        // A removal may have the time of what it removed.
+        let at = (!matches!(said, Said::Gone(_))).then_some(stamp);
+        self.doubt_elsewhere(by, change.slot, said, at, cx);
         self.doubt_old(Some(by), change, stamp, cx);
     }
 

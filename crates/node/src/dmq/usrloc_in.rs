@@ -15,7 +15,7 @@ use tables::location::{self, Contact, Event};
 
 pub(crate) use self::removal::{drop_aliases, remove, remove_absent};
 use super::How;
-use super::book::{Note, Proof, Ruid};
+use super::book::{Note, Proof, Ruid, fingerprint};
 use super::life::Dump;
 use super::peer::Peer;
 use super::pull::LATE_MS;
@@ -128,6 +128,10 @@ fn merge(peer: &mut Peer, row: &Row<'_>, member: &[u8], how: How, cx: &mut Cx<'_
             // What it was told meanwhile it may have taken in after that.
             peer.contested(held.slot, cx.now.mono);
         }
+        if how == How::Dump && is_late_word(peer, &held, contact, cx) {
+            let slot = held.slot;
+            return correct(peer, slot, contact, cx);
+        }
         match judge(peer, &held, contact, how) {
             Verdict::Agrees => {
                 let as_held = held.contact.as_ref().is_some_and(|known| known.ruid == contact.ruid);
@@ -181,6 +185,14 @@ fn is_later(peer: &Peer, held: &Held<'_>, new: &Contact<'_>, now: Wall) -> bool 
         Event::Unordered => new.last_modified > contact.last_modified,
         Event::Same | Event::Stale => false,
     }
+}
+
+/// Whether a dump shows what another server told this one too late: it has removed the contact since. Its own word would have come.
+fn is_late_word(peer: &Peer, held: &Held<'_>, new: &Contact<'_>, cx: &Cx<'_>) -> bool {
+    let since = new.last_modified.saturating_add(cx.config.max_skew_ms / 1_000);
+    !held.live
+        && peer.tells_its_own(held.slot, cx.config.dmq.mode)
+        && peer.doubts.removed_after(held.slot, fingerprint(&new.ruid), since)
 }
 
 enum Verdict {
