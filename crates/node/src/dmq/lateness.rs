@@ -83,6 +83,17 @@ impl Lateness {
         Wall(stamp_ms.saturating_add_signed(self.most().unwrap_or(0).saturating_neg()).min(now.0))
     }
 
+    /// When, by our clock, what has this stamp and comes late was said; not after now. As long as nothing has shown how far the
+    /// server's clock is off, it is taken to be right: one that is said too late might undo what followed it.
+    pub(crate) fn said_at(&self, stamp_ms: u64, now: Wall) -> Wall {
+        let most = [self.present, self.before].into_iter().flatten().max_by_key(|period| period.most);
+        if most.is_some_and(|period| period.seen < period.most) {
+            Wall(stamp_ms.min(now.0))
+        } else {
+            self.in_time_at(stamp_ms, now)
+        }
+    }
+
     fn most(&self) -> Option<i64> {
         [self.present, self.before].into_iter().flatten().map(|period| period.most).max()
     }
@@ -165,6 +176,15 @@ mod tests {
         assert_eq!(at(10_000, 91_000), 79_000);
         assert_eq!(at(60_000, 91_001), 29_001);
         assert_eq!(at(91_500, 91_502), 0);
+        assert_eq!(
+            lateness.said_at(START + 60_000, Wall(START + 91_001)),
+            Wall(START + 60_002),
+            "by what the last one showed"
+        );
+        let mut lateness = Lateness::in_time();
+        lateness.of(START + 10_000, START + 91_000, Mono(91_000_000));
+        assert_eq!(lateness.said_at(START + 10_000, Wall(START + 91_000)), Wall(START + 10_000));
+        assert_eq!(lateness.in_time_at(START + 10_000, Wall(START + 91_000)), Wall(START + 12_000), "at the latest");
         // A clock that is wrong is known after a minute.
         let mut lateness = Lateness::in_time();
         let last = (0..70).map(|s| lateness.of(START + s * 1_000, START + 3_600_000 + s * 1_000, Mono(s * 1_000_000)));

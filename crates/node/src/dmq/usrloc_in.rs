@@ -48,7 +48,8 @@ pub(crate) fn update(peer: &mut Peer, row: &Row<'_>, how: How, cx: &mut Cx<'_>) 
     if late < LOST_MS {
         return merge(peer, row, &member, how, cx);
     }
-    merge(peer, row, &member, How::Held(Wall(cx.now.wall.0.saturating_sub(late))), cx);
+    let said = peer.contact_lateness.said_at(contact.last_modified.saturating_mul(1_000), cx.now.wall);
+    merge(peer, row, &member, How::Held(said), cx);
     // What it says late it did before it took in what we told it since: with that it ended.
     if let Some(slot) = cx.replica.slot(location::TABLE, &row.aor, &member) {
         peer.contested(slot, cx.now.mono);
@@ -83,11 +84,12 @@ pub(crate) fn is_old(peer: &mut Peer, action: &kdmq::usrloc::Action<'_>, cx: &Cx
 
 /// When what has just come was said at the latest: the same for one that is kept for the owner.
 pub(crate) fn said_at(peer: &mut Peer, action: &kdmq::usrloc::Action<'_>, cx: &Cx<'_>) -> Wall {
-    let late = match action {
-        kdmq::usrloc::Action::Update(row) => lateness(peer, row, cx),
-        _ => 0,
-    };
-    Wall(cx.now.wall.0.saturating_sub(if late < LOST_MS { 0 } else { late }))
+    match action {
+        kdmq::usrloc::Action::Update(row) if lateness(peer, row, cx) >= LOST_MS => {
+            peer.contact_lateness.said_at(row.contact.last_modified.saturating_mul(1_000), cx.now.wall)
+        }
+        _ => cx.now.wall,
+    }
 }
 
 /// How long ago a message tells what it tells, milliseconds; 0 if it does not say. A contact that is known may be another
