@@ -167,17 +167,20 @@ fn remove_contacts(aor: &[u8], uri: Option<&[u8]>, cx: &mut Cx<'_>) -> Result<Co
     Ok(CommandOk::Count(count))
 }
 
-/// The latest time at which a contact may have been written whose version is only what a dump told of it: in seconds, by the
-/// clock of its server. Elsewhere the same registration may be held as it was heard.
+/// The latest time at which a contact may have been written that is held with no later time than its server gave it, in seconds and
+/// by its own clock: a dump has told it, or whoever heard it had a clock that is behind. Elsewhere the same registration may be
+/// held as it was heard, or will be as a dump tells it.
 fn remembered(slot: Slot, order: Order, cx: &Cx<'_>) -> Option<Wall> {
     const SECOND_MS: u64 = 1_000;
     let cell = cx.replica.cell(slot)?;
     let (_, contact) = contact_of(&cell)?;
-    let then = contact.last_modified.checked_mul(SECOND_MS).filter(|then| *then == order.stamp.time.ms())?;
+    let written = order.stamp.time.ms();
+    let then =
+        contact.last_modified.checked_mul(SECOND_MS).filter(|then| written <= *then && written < cx.now.wall.0)?;
     Some(Wall(then.saturating_add(SECOND_MS + cx.config.max_skew_ms)))
 }
 
-/// Removes such a contact, however exactly other nodes know when it was written.
+/// Removes such a contact, whatever time it has at other nodes.
 fn remove_remembered((aor, member): (&[u8], &[u8]), then: Wall, cx: &mut Cx<'_>) -> Result<(), CommandError> {
     let removal = Write {
         table: location::TABLE,
