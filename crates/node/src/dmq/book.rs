@@ -62,6 +62,16 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// What stands on disk for a cell of which nothing is known but what stands beside its entry.
+    pub(crate) const fn nothing() -> Self {
+        let (held, agreed, ruid, proof) = (None, None, None, Proof::Base);
+        Self { held, proof, agreed, ruid, value: 0, shown_in: 0, learned_s: 0 }
+    }
+
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.proof == Proof::Base && self.agreed.is_none()
+    }
+
     fn base(agreed: Stamp, learned_s: u32) -> Self {
         let (held, ruid, proof) = (None, None, Proof::Base);
         Self { held, proof, agreed: Some(agreed), ruid, value: 0, shown_in: 0, learned_s }
@@ -209,6 +219,11 @@ impl Book {
         if self.entries.get(slot).is_some() {
             self.unsaved(slot);
         }
+    }
+
+    /// The same where something has to be there without an entry too, or had to be.
+    pub(crate) fn changed_beside(&mut self, slot: Slot) {
+        self.unsaved(slot);
     }
 
     /// The entries that have changed since the last call, for the disk; `None`: gone.

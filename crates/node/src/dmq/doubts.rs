@@ -75,6 +75,13 @@ pub(crate) struct Saved {
     said: Vec<u64>,
 }
 
+impl Saved {
+    /// Whether it matters also where nothing is known of what the server holds.
+    pub(crate) const fn is_removal(&self) -> bool {
+        self.removed.is_some()
+    }
+}
+
 /// What another server said of a cell.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Said {
@@ -191,7 +198,11 @@ impl Peer {
         self.doubts.since.get_or_insert(now.mono);
         let doubt = self.doubts.cells.entry(slot).or_default();
         (doubt.at, doubt.wall_s) = (now.mono, now.wall.0 / 1_000);
-        self.book.changed(slot);
+        match said {
+            // Whoever speaks for the server next has to know, also after a restart.
+            Said::Gone(_) => self.book.changed_beside(slot),
+            _ => self.book.changed(slot),
+        }
         match said {
             Said::Gone(ruid) => {
                 let same = doubt.removed.is_none_or(|removed| removed == ruid);
@@ -296,8 +307,12 @@ impl Peer {
 
     fn end_doubts(&mut self, slots: Vec<Slot>, replica: &mut Replica) {
         for slot in slots {
-            self.book.changed(slot);
-            if let Some(dot) = self.doubts.cells.remove(&slot).and_then(|doubt| doubt.held) {
+            let Some(doubt) = self.doubts.cells.remove(&slot) else { continue };
+            match doubt.removed {
+                Some(_) => self.book.changed_beside(slot),
+                None => self.book.changed(slot),
+            }
+            if let Some(dot) = doubt.held {
                 self.let_go(slot, dot, replica);
             }
         }

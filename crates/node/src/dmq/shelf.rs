@@ -125,7 +125,9 @@ impl Dmq {
                     peer.counters.restore(key, saved, now.mono);
                 }
             } else if let (Some(slot), Some((entry, beside))) = (slot_of(replica, id), entry_of(value)) {
-                peer.book.restore(slot, entry);
+                if !entry.is_nothing() {
+                    peer.book.restore(slot, entry);
+                }
                 let Beside { doubt, under_way } = beside.unwrap_or_default();
                 doubt.into_iter().for_each(|doubt| peer.doubts.restore(slot, doubt, now));
                 peer.feed.restore(slot, under_way, now.mono);
@@ -166,7 +168,8 @@ impl Dmq {
             for (slot, entry) in peer.book.take_unsaved() {
                 let Some(cell) = replica.cell(slot) else { continue };
                 let beside = Beside { doubt: peer.doubts.saved(slot), under_way: peer.feed.under_way(slot) };
-                let value = entry.and_then(|entry| value_of(&entry, &beside));
+                let alone = beside.doubt.as_ref().is_some_and(doubts::Saved::is_removal).then(Entry::nothing);
+                let value = entry.or(alone).and_then(|entry| value_of(&entry, &beside));
                 puts.push((entry_key(&peer.uri, &cell), value));
             }
             for (key, saved) in peer.counters.take_unsaved(replica) {
