@@ -38,7 +38,7 @@ impl Dmq {
             // With the last contribution, at about this time, the entries of the servers end too.
             let expired = change.cause == Cause::Expired
                 && counter.as_ref().is_some_and(|(t, k)| counters::value(cx.replica, (t, k), cx.now.wall).is_none());
-            let dropped = change.cause == Cause::Forgotten && orphans::was_alive(change, cx.now.wall);
+            let dropped = change.cause == Cause::Forgotten && orphans::matters(change, cx.replica.rules(), cx.now.wall);
             let mut orphans = Vec::new();
             let told = self.lend_told(change, cx);
             let several = cx.replica.cell(change.slot).filter(|_| change.cause == Cause::Pushed);

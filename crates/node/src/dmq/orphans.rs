@@ -1,10 +1,10 @@
 //! What a server holds and nobody else knows any more.
 //!
-//! A node that was away for longer than it was waited for is told by a full session (docs/rules.md R6) what the others have
-//! removed and forgotten meanwhile, and drops it. Its server was away with it and was told nothing. Invariant: what is
+//! A node that was away for longer than it was waited for, or that the others had not met, is told by a full session (docs/rules.md
+//! R6) what they have removed and forgotten meanwhile, and drops it. Its server was away with it and was told nothing. Invariant: what is
 //! dropped here while a server holds it becomes a tombstone, until that server has been told.
 
-use crdt::{CellRef, Change, Outcome, StampRule, Wall, Write};
+use crdt::{CellRef, Change, Forget, Outcome, Rules, StampRule, Wall, Write};
 
 use super::Dmq;
 use super::book::Entry;
@@ -41,8 +41,10 @@ impl Dmq {
     }
 }
 
-/// Whether what was forgotten would still be shown.
-pub(super) fn was_alive(change: &Change, now: Wall) -> bool {
+/// Whether a server that still has it has to be told: what was forgotten would still be shown, or is a removal that others need not
+/// keep for a server that they do not know.
+pub(super) fn matters(change: &Change, rules: &Rules, now: Wall) -> bool {
     let old = change.old.as_deref().and_then(|old| CellRef::decode(old).ok());
-    old.is_some_and(|old| old.order.rank == 0 && old.is_live(now))
+    let removal = |old: &CellRef<'_>| old.body.is_none() && rules.of(old.table).forget == Forget::Stable;
+    old.is_some_and(|old| old.order.rank == 0 && (old.is_live(now) || removal(&old)))
 }
