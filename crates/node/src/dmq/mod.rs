@@ -361,10 +361,11 @@ impl Dmq {
                 let asked = !p.ask_first && p.pull.has_shown();
                 p.owned && (!asked || p.pull.awaits_entries(now) || p.doubts.are_open(now))
             }
-            // It restarted, or came to us, and went before it could be asked. It is waited for as long as a node is.
+            // It restarted, or came to us, and went before it could be asked, or before it has shown what it was asked for. It is
+            // waited for as long as a node is.
             Phase::Silent => {
                 let lately = p.heard.is_some_and(|at| now.ms_since(at) < config.forget_after_s * 1_000);
-                p.owned && !p.pull.has_shown() && lately
+                p.owned && lately && (!p.pull.has_shown() || p.pull.awaits_entries(now))
             }
             Phase::New | Phase::Left => false,
         };
