@@ -68,6 +68,7 @@ impl Entry {
         Self { held, proof, agreed, ruid, value: 0, shown_in: 0, learned_s: 0 }
     }
 
+    /// Whether it is that.
     pub(crate) fn is_nothing(&self) -> bool {
         self.proof == Proof::Base && self.agreed.is_none()
     }
