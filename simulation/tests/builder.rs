@@ -104,6 +104,32 @@ fn phones_at_servers_are_known_to_every_node_and_every_server() {
     assert_eq!(contacts, [30, 30, 30]);
 }
 
+/// The nodes that speak for their only server now.
+fn speak(sim: &Sim, nodes: u16) -> Vec<u16> {
+    let speaks = |node: &u16| sim.node(*node).peers(sim.node_now(*node)).iter().any(|peer| peer.owned);
+    (0..nodes).filter(speaks).collect()
+}
+
+#[test]
+fn a_node_that_hears_a_server_again_leaves_it_to_the_one_that_heard_it_all_the_time() {
+    let cut = |node, at_s, until_s| {
+        let (from, to) = (vec![Host::Node(node)], vec![Host::Server(0)]);
+        fault(at_s, until_s, FaultKind::Cut { from, to, both: true })
+    };
+    let faults = vec![cut(0, 60, 90), cut(1, 150, 180)];
+    let attach = |script: &mut Script| {
+        script.servers[0].nodes = vec![0, 1];
+        script.faults = faults;
+    };
+    let mut sim = Sim::builder().nodes(2).servers(1).seed(8).change(attach).build();
+    sim.run_for(30 * SECOND);
+    assert_eq!(speak(&sim, 2).len(), 1);
+    for (until_s, owner) in [(85, 1), (100, 1), (145, 1), (175, 0), (190, 0)] {
+        sim.run_for(Duration::from_secs(until_s) - sim.now());
+        assert_eq!(speak(&sim, 2), [owner], "after {until_s} s");
+    }
+}
+
 /// A script of three nodes with a disk, three servers and some phones, for a minute, with these faults.
 fn script(seed: u64, faults: Vec<Fault>) -> Script {
     let mut script = None;

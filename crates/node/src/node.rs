@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use crate::command::{Event, EventKind};
 use crate::config::{Ack, Config};
 use crate::cx::{Cx, Stats};
-use crate::dmq::{Dmq, Ended};
+use crate::dmq::{Dmq, Ended, Standing};
 use crate::execute;
 use crate::front::{Arrival, Front, Path};
 use crate::io::{CommandId, ConnId, Input, Level, LogLine, Mono, Now, Output, Restored, Tree};
@@ -267,15 +267,16 @@ fn own(dmq: &mut Dmq, mesh: &mut Mesh, cx: &mut Cx<'_>) {
             }
         }
     }
-    if let Some(notes) = dmq.take_notes() {
-        let notes = notes.into_iter().map(|(uri, life)| ServerNote { uri: uri.into_bytes(), life });
-        mesh.set_servers(notes.collect(), cx);
-    }
-    let others = |uri: &str| -> Vec<NodeId> {
-        let sees = |notes: &[ServerNote]| notes.iter().any(|n| n.uri == uri.as_bytes());
-        mesh.peer_servers().filter(|(_, notes)| sees(notes)).map(|(node, _)| node).collect()
+    let others = |uri: &str| -> Vec<(NodeId, Standing)> {
+        let note = |notes: &[ServerNote]| notes.iter().find(|note| note.uri == uri.as_bytes()).cloned();
+        let noted = mesh.peer_servers().filter_map(|(node, notes)| Some((node, note(notes)?)));
+        noted.map(|(node, note)| (node, Standing { long: note.long, speaks: note.speaks })).collect()
     };
     dmq.settle_owners(cx.config.node, &others, cx);
+    if let Some(notes) = dmq.take_notes() {
+        let note = |(uri, Standing { long, speaks }): (String, _)| ServerNote { uri: uri.into_bytes(), long, speaks };
+        mesh.set_servers(notes.into_iter().map(note).collect(), cx);
+    }
     if first {
         dmq.take_held(cx);
     }

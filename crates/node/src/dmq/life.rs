@@ -116,11 +116,6 @@ impl Life {
         Self { base: Some(Mark { counter, pid: 0 }), ..Self::default() }
     }
 
-    /// A number that differs between lives, for telling other nodes; 0 = unknown.
-    pub(crate) fn id(&self) -> u64 {
-        self.base.map_or(0, |b| (b.counter >> 32).max(1))
-    }
-
     /// Whether a data message belongs to a dump. Dumps come from DMQ workers, live updates from SIP workers; an unknown
     /// process counts as dumping while a dump is open, because a snapshot taken for a live write would beat newer writes,
     /// while a live write taken for a snapshot only gets a coarser time. That is a guess, and one that speaks when nothing
@@ -210,9 +205,7 @@ mod tests {
         assert_eq!(life.observe(None), Sign::None);
         assert_eq!(life.observe(mark(1 << 60, 7)), Sign::First);
         assert_eq!(life.observe(mark((1 << 60) + 900, 8)), Sign::Same);
-        let id = life.id();
         assert_eq!(life.observe(mark(1 << 50, 9)), Sign::New);
-        assert_ne!(life.id(), id);
         assert_eq!(life.observe(mark((1 << 60) + 901, 8)), Sign::Late);
         assert_eq!(life.observe(mark((1 << 50) + 1, 9)), Sign::Same);
     }

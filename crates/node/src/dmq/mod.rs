@@ -63,6 +63,7 @@ pub(crate) use facts::{Expiry, Facts};
 pub(crate) use feed::Fed;
 pub(crate) use htable_in::matching;
 pub(crate) use membership::Sender;
+pub(crate) use owner::Standing;
 pub(crate) use peer::{Address, Peer, PeerId};
 pub(crate) use usrloc_in::{contact_of, drop_aliases};
 

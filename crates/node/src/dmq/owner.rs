@@ -1,8 +1,8 @@
 //! Who speaks and listens for a server that several nodes see (docs/rules.md 12).
 //!
-//! The nodes that see the server and are linked with this one are the candidates; a rendezvous hash
-//! picks the same one at each of them. The others answer 200 and hold what they heard for as long
-//! as a fail-over takes; whoever takes over applies what the owner had not passed on, then pulls.
+//! The nodes that see the server and are linked with this one are the candidates. Whoever speaks for it goes on to while it hears
+//! it; among those with the same [`Standing`] a rendezvous hash picks the same one at each of them. The others answer 200 and hold
+//! what they heard for as long as a fail-over takes; whoever takes over applies what the owner had not passed on, then pulls.
 //! In a split each side has its owner: ownership saves work, it does not exclude (`strangers`).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,15 +24,25 @@ pub(crate) const HOLD_MS: u64 = 15_000;
 /// Messages held per server at most; beyond that the oldest go, and the pull at take-over has to do.
 const HOLD_MAX: usize = 20_000;
 
+/// How a node stands to a server that it hears. In this order it has a claim to speak for it: what a server says to one that hears
+/// it anew may be a repetition, and only who has heard it all the time can tell; and each change of the owner costs a dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Standing {
+    /// It has heard it for a while.
+    pub(crate) long: bool,
+    /// It speaks for it.
+    pub(crate) speaks: bool,
+}
+
 /// Whether `me` is the owner among the nodes that see the server.
-fn is_owner(me: NodeId, others: impl Iterator<Item = NodeId>, uri: &str) -> bool {
-    let weight = |node: NodeId| {
+fn is_owner(me: (NodeId, Standing), others: &[(NodeId, Standing)], uri: &str) -> bool {
+    let weight = |(node, standing): (NodeId, Standing)| {
         let mut text = node.0.to_be_bytes().to_vec();
         text.extend_from_slice(uri.as_bytes());
-        (super::book::fingerprint(&text), node)
+        (standing, super::book::fingerprint(&text), node)
     };
     let mine = weight(me);
-    others.map(weight).all(|other| other <= mine)
+    others.iter().all(|other| weight(*other) <= mine)
 }
 
 impl Dmq {
@@ -46,26 +56,34 @@ impl Dmq {
         }
     }
 
-    /// Puts right who owns which server. `others` tells which linked nodes see a server.
-    pub(crate) fn settle_owners(&mut self, me: NodeId, others: &dyn Fn(&str) -> Vec<NodeId>, cx: &mut Cx<'_>) {
+    /// Puts right who owns which server. `others` tells which linked nodes see a server, and how they stand to it.
+    pub(crate) fn settle_owners(
+        &mut self,
+        me: NodeId,
+        others: &dyn Fn(&str) -> Vec<(NodeId, Standing)>,
+        cx: &mut Cx<'_>,
+    ) {
         for peer in self.peers.values_mut() {
             let yielded = peer.strangers.are_yielded_to();
             if yielded {
                 self.quiet = None;
             }
+            let before = peer.standing();
             peer.settle_strangers(&self.unlinked, cx.config, cx.now.mono);
+            let standing = peer.standing();
             let others = others(&peer.uri);
             // A server that is silent here stays ours, with all that is known of it, unless
             // another node hears it.
             let mine = match peer.phase {
-                Phase::Active => is_owner(me, others.iter().copied(), &peer.uri),
+                Phase::Active => is_owner((me, standing), &others, &peer.uri),
                 // It was ours before a restart, and will be when it is heard: what is known of it is not given up in between.
-                Phase::New => peer.owned && is_owner(me, others.iter().copied(), &peer.uri),
+                Phase::New => peer.owned && is_owner((me, standing), &others, &peer.uri),
                 _ => peer.owned && others.is_empty(),
             };
             // Another node that speaks for it in its own part of a split has told it what had won there.
-            let shared = others.iter().any(|node| !peer.shared.contains(node));
-            peer.shared = others;
+            self.notes_changed |= before != Standing { speaks: mine, ..standing };
+            let shared = others.iter().any(|(node, _)| !peer.shared.contains(node));
+            peer.shared = others.into_iter().map(|(node, _)| node).collect();
             peer.strangers.tended(!mine && !peer.shared.is_empty(), cx.config.timing, cx.now);
             if mine && shared {
                 self.quiet = None;
@@ -122,6 +140,13 @@ impl Dmq {
     }
 }
 
+impl Peer {
+    /// How this node stands to it.
+    pub(super) const fn standing(&self) -> Standing {
+        Standing { long: matches!(self.phase, Phase::Active) && !self.strangers.is_new(), speaks: self.owned }
+    }
+}
+
 /// A message that the owner should have got as well.
 #[derive(Debug)]
 pub(crate) struct HeldMessage {
@@ -174,14 +199,35 @@ impl Holding {
 mod tests {
     use super::*;
 
+    const NEW: Standing = Standing { long: false, speaks: false };
+
+    fn owners(nodes: &[(NodeId, Standing)], uri: &str) -> Vec<NodeId> {
+        let owns = |me: &&(NodeId, Standing)| {
+            let others: Vec<_> = nodes.iter().copied().filter(|(node, _)| *node != me.0).collect();
+            is_owner(**me, &others, uri)
+        };
+        nodes.iter().filter(owns).map(|(node, _)| *node).collect()
+    }
+
+    #[test]
+    fn who_has_heard_a_server_for_long_comes_before_who_speaks_for_it_and_both_before_who_does_not() {
+        let [long, speaks, both] =
+            [(true, false), (false, true), (true, true)].map(|(long, speaks)| Standing { long, speaks });
+        for server in 0..50 {
+            let uri = format!("sip:10.0.0.{server}:5060");
+            for (first, then) in [(both, long), (both, speaks), (long, speaks), (speaks, NEW)] {
+                assert_eq!(owners(&[(NodeId(1), first), (NodeId(2), then)], &uri), [NodeId(1)], "{first:?} {then:?}");
+                assert_eq!(owners(&[(NodeId(1), then), (NodeId(2), first)], &uri), [NodeId(2)], "{first:?} {then:?}");
+            }
+        }
+    }
+
     #[test]
     fn exactly_one_of_the_nodes_that_see_a_server_owns_it() {
         let nodes: Vec<NodeId> = (1..=7).map(|n| NodeId(n * 0x1234_5678_9abc)).collect();
         for server in 0..50 {
             let uri = format!("sip:10.0.0.{server}:5060");
-            let owners =
-                nodes.iter().filter(|me| is_owner(**me, nodes.iter().copied().filter(|n| n != *me), &uri)).count();
-            assert_eq!(owners, 1, "{uri}");
+            assert_eq!(owners(&nodes.iter().map(|node| (*node, NEW)).collect::<Vec<_>>(), &uri).len(), 1, "{uri}");
         }
     }
 

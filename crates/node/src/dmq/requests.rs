@@ -97,8 +97,7 @@ impl Dmq {
         match peer.life.observe(mark) {
             Sign::Late => return Reply::code(200),
             Sign::New => self.restarted(id, front, cx),
-            Sign::First => self.notes_changed = true,
-            Sign::None | Sign::Same => {}
+            Sign::First | Sign::None | Sign::Same => {}
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Reply::code(500) };
         let (live, unstamped) = match request.path {

@@ -84,6 +84,11 @@ impl Strangers {
         self.any() && self.yields_until.is_some()
     }
 
+    /// Whether the server is heard for the first time, or again, since a moment.
+    pub(crate) const fn is_new(&self) -> bool {
+        self.yields_until.is_some()
+    }
+
     /// Whether the server was told a version by a linked node that spoke for it. If it shows something else now, or nothing, though
     /// it may have heard only from strangers since, then it or they have gone on from there.
     pub(crate) fn follow(&self, version: Stamp) -> bool {

@@ -1,6 +1,7 @@
 //! What the KDMQ side shows of itself.
 
 use super::Dmq;
+use super::owner::Standing;
 use super::peer::{Peer, Phase};
 use crate::view::{Metric, PeerView};
 
@@ -20,14 +21,14 @@ impl Dmq {
         self.notes_changed
     }
 
-    /// The servers that this node hears, for the other nodes: address and life. `None` if nothing
+    /// The servers that this node hears, for the other nodes, and how it stands to them. `None` if nothing
     /// has changed since the last call.
-    pub(crate) fn take_notes(&mut self) -> Option<Vec<(String, u64)>> {
+    pub(crate) fn take_notes(&mut self) -> Option<Vec<(String, Standing)>> {
         if !std::mem::take(&mut self.notes_changed) {
             return None;
         }
         let active = self.peers.values().filter(|p| p.phase == Phase::Active);
-        Some(active.map(|p| (p.uri.clone(), p.life.id())).collect())
+        Some(active.map(|p| (p.uri.clone(), p.standing())).collect())
     }
 
     /// Figures with a label per server, and what is held for other nodes' servers.

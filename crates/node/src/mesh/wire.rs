@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::io::MAX_FRAME;
 
 /// The version of this protocol. There is no negotiation: nodes of another version are refused.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 
 /// The longest message, bytes. Clocks grow with the holes in them, so the limit is far above what a healthy cluster shows.
 pub(crate) const MESSAGE_MAX: usize = 16 << 20;
@@ -57,8 +57,10 @@ pub(crate) enum WireError {
 pub(crate) struct ServerNote {
     /// Its URI.
     pub uri: Vec<u8>,
-    /// Which of its lives the node has seen last.
-    pub life: u64,
+    /// Whether the node has heard it for a while.
+    pub long: bool,
+    /// Whether the node speaks for it.
+    pub speaks: bool,
 }
 
 /// The first message in each direction.
@@ -435,7 +437,7 @@ mod tests {
             wall: 1_700_000_000_000,
             generation: 6,
             links: vec![NodeId(3)],
-            servers: vec![ServerNote { uri: b"sip:127.0.0.1:5060".to_vec(), life: 2 }],
+            servers: vec![ServerNote { uri: b"sip:127.0.0.1:5060".to_vec(), long: true, speaks: false }],
             clocks: clocks(),
         }
     }
@@ -494,8 +496,8 @@ mod tests {
 
     #[test]
     fn another_version_is_refused_whatever_follows_it() {
-        let bytes = [tag::HELLO, 2, 0, 0xff, 0xff];
-        assert_eq!(Push::decode(&bytes).err(), Some(WireError::Version(2)));
+        let bytes = [tag::HELLO, 1, 0, 0xff, 0xff];
+        assert_eq!(Push::decode(&bytes).err(), Some(WireError::Version(1)));
     }
 
     #[test]
