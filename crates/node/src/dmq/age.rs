@@ -4,7 +4,7 @@
 //! gets a time later than what the server is known to have agreed on.
 
 use crdt::planted::{self, Bug};
-use crdt::{StampRule, Wall};
+use crdt::{Hlc, StampRule, Wall};
 use kdmq::htable::Cell;
 
 use super::book::fingerprint;
@@ -16,6 +16,25 @@ use crate::cx::Cx;
 
 /// When a dumped entry that we did not know was written, as far as it can be known.
 pub(super) fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx<'_>) -> StampRule {
+    match told(peer, cell, held, facts, cx) {
+        // It lives, so it was not written before its table lets it.
+        StampRule::Above(stamp) => match earliest(cell, cx) {
+            Some(earliest) if stamp.time < Hlc::from_ms(earliest.0) => StampRule::At(earliest),
+            _ => StampRule::Above(stamp),
+        },
+        told => told,
+    }
+}
+
+/// What longest life its table allows, counted back from its end.
+fn earliest(cell: &Cell<'_>, cx: &Cx<'_>) -> Option<Wall> {
+    let table = cx.config.htables.get(std::str::from_utf8(&cell.table).ok()?)?;
+    let longest = Some(table.max_ttl_s).filter(|seconds| *seconds > 0)?;
+    Some(Wall(cell.expire.checked_sub(longest.into())?.saturating_mul(1_000)))
+}
+
+/// When it was written by what is known of it and of the server.
+fn told(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx<'_>) -> StampRule {
     if planted::on(Bug::PulledIsNow) {
         return StampRule::Now;
     }
