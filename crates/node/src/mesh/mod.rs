@@ -437,7 +437,7 @@ impl Mesh {
     /// Whether our clock may be taken for right: it agrees with most of the others that are linked; without any it is in doubt
     /// after a jump, if there are others.
     pub(crate) fn is_clock_right(&self, max_ms: u64) -> bool {
-        let agree = || self.links.values().filter_map(|link| link.peer.as_ref()).map(|peer| peer.trusted());
+        let agree = || self.links.values().filter_map(|link| link.peer.as_ref()).map(|peer| peer.offset.agrees(max_ms));
         match agree().count() {
             0 => !self.skewed(max_ms),
             all => 2 * agree().filter(|agrees| *agrees).count() >= all,

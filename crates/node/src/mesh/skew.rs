@@ -32,12 +32,18 @@ impl Offset {
         self.skewed = ms.unsigned_abs().saturating_sub(round_trip_ms / 2) > max_ms;
     }
 
-    /// Our wall clock has jumped by so many milliseconds.
+    /// Our wall clock has jumped by so many milliseconds. What was off stays so until a pong says otherwise: what was dated by the
+    /// clock of before has to be dated again first (R1).
     pub(super) fn shift(&mut self, by_ms: i64, max_ms: u64) {
         if let Some(ms) = &mut self.ms {
             *ms = ms.saturating_sub(by_ms);
-            self.skewed = ms.unsigned_abs() > max_ms;
+            self.skewed |= ms.unsigned_abs() > max_ms;
         }
+    }
+
+    /// Whether it is within the limit by what is known, though no pong may have confirmed it since a jump.
+    pub(super) fn agrees(self, max_ms: u64) -> bool {
+        self.ms.is_none_or(|ms| ms.unsigned_abs() <= max_ms)
     }
 
     /// Milliseconds, theirs minus ours.
@@ -123,6 +129,8 @@ mod tests {
         offset.shift(3_600_000, 2_000);
         assert_eq!((offset.ms(), offset.skewed()), (Some(-3_600_000), true));
         offset.shift(-3_600_000, 2_000);
+        assert_eq!((offset.ms(), offset.skewed(), offset.agrees(2_000)), (Some(0), true, true), "no pong confirms it");
+        offset.measure(110_004, 10_003_000, now(10_003, 110_004), 2_000);
         assert_eq!((offset.ms(), offset.skewed()), (Some(0), false));
     }
 
