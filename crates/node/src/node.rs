@@ -268,13 +268,12 @@ fn own(dmq: &mut Dmq, mesh: &mut Mesh, cx: &mut Cx<'_>) {
         }
     }
     let others = |uri: &str| -> Vec<(NodeId, Standing)> {
-        let note = |notes: &[ServerNote]| notes.iter().find(|note| note.uri == uri.as_bytes()).cloned();
-        let noted = mesh.peer_servers().filter_map(|(node, notes)| Some((node, note(notes)?)));
-        noted.map(|(node, note)| (node, Standing { long: note.long, speaks: note.speaks })).collect()
+        let standing = |notes: &[ServerNote]| notes.iter().find(|note| note.uri == uri.as_bytes()).map(|n| n.standing);
+        mesh.peer_servers().filter_map(|(node, notes)| Some((node, standing(notes)?))).collect()
     };
     dmq.settle_owners(cx.config.node, &others, cx);
     if let Some(notes) = dmq.take_notes() {
-        let note = |(uri, Standing { long, speaks }): (String, _)| ServerNote { uri: uri.into_bytes(), long, speaks };
+        let note = |(uri, standing): (String, _)| ServerNote { uri: uri.into_bytes(), standing };
         mesh.set_servers(notes.into_iter().map(note).collect(), cx);
     }
     if first {

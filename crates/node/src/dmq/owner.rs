@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use crdt::planted::{self, Bug};
 use crdt::{NodeId, Wall};
+use serde::{Deserialize, Serialize};
 
 use super::peer::{Peer, PeerId, Phase};
+use super::strangers::{TENDING_MS, YIELD_MS};
 use super::{DataChannel, Dmq, How, requests};
 use crate::config::SipTransport;
 use crate::cx::Cx;
@@ -24,15 +26,32 @@ pub(crate) const HOLD_MS: u64 = 15_000;
 /// Messages held per server at most; beyond that the oldest go, and the pull at take-over has to do.
 const HOLD_MAX: usize = 20_000;
 
-/// How a node stands to a server that it hears. In this order it has a claim to speak for it: what a server says to one that hears
-/// it anew may be a repetition, and only who has heard it all the time can tell; and each change of the owner costs a dump.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Standing {
-    /// It has heard it for a while.
-    pub(crate) long: bool,
+/// How a node stands to a server that it hears. The greater one has the better claim to speak for it: each change of the owner costs
+/// a dump, and what a server says to one that hears it anew may be a repetition, which only who has heard it all the time can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Standing {
+    /// It only hears it.
+    Hears,
+    /// It speaks for it, and hears it for the first time, or again, since a moment.
+    SpeaksAnew,
+    /// It only hears it, but has done so for a while.
+    HearsLong,
     /// It speaks for it.
-    pub(crate) speaks: bool,
+    Speaks,
+    /// It has spoken for it for so long that the server was told all that it lacked.
+    SpeaksLong,
 }
+
+impl Standing {
+    /// Whether the node speaks for the server.
+    const fn speaks(self) -> bool {
+        matches!(self, Self::SpeaksAnew | Self::Speaks | Self::SpeaksLong)
+    }
+}
+
+/// A node that does not speak for a server has heard it for a while after this, milliseconds. Where all have just heard it for the
+/// first time that is longer than they are apart, so the first owner stays.
+const LONG_MS: u64 = 10_000;
 
 /// Whether `me` is the owner among the nodes that see the server.
 fn is_owner(me: (NodeId, Standing), others: &[(NodeId, Standing)], uri: &str) -> bool {
@@ -68,23 +87,26 @@ impl Dmq {
             if yielded {
                 self.quiet = None;
             }
-            let before = peer.standing();
+            let before = peer.standing;
             peer.settle_strangers(&self.unlinked, cx.config, cx.now.mono);
-            let standing = peer.standing();
+            let standing = peer.standing_if(peer.owned, cx.now.mono);
             let others = others(&peer.uri);
-            // A server that is silent here stays ours, with all that is known of it, unless
-            // another node hears it.
+            // A server that is silent here stays ours, with all that is known of it, until another node speaks for it: one that only
+            // hears it may be about to find it silent too, and nobody would keep the removals that it has to be told (R7).
             let mine = match peer.phase {
                 Phase::Active => is_owner((me, standing), &others, &peer.uri),
                 // It was ours before a restart, and will be when it is heard: what is known of it is not given up in between.
                 Phase::New => peer.owned && is_owner((me, standing), &others, &peer.uri),
-                _ => peer.owned && others.is_empty(),
+                _ => peer.owned && !others.iter().any(|(_, theirs)| theirs.speaks()),
             };
             // Another node that speaks for it in its own part of a split has told it what had won there.
-            self.notes_changed |= before != Standing { speaks: mine, ..standing };
+            peer.standing = peer.standing_if(mine, cx.now.mono);
+            self.notes_changed |= before != peer.standing;
             let shared = others.iter().any(|(node, _)| !peer.shared.contains(node));
+            let theirs = others.iter().map(|(_, theirs)| *theirs).max();
             peer.shared = others.into_iter().map(|(node, _)| node).collect();
-            peer.strangers.tended(!mine && !peer.shared.is_empty(), cx.config.timing, cx.now);
+            let theirs = theirs.filter(|_| !mine);
+            peer.strangers.tended(theirs, cx.config.timing, cx.now);
             if mine && shared {
                 self.quiet = None;
                 peer.doubts.doubt_all(cx.now.mono);
@@ -102,6 +124,7 @@ impl Dmq {
             }
             self.quiet = None;
             peer.owned = mine;
+            peer.owned_since = mine.then_some(cx.now.mono);
             peer.hand_over(cx.replica);
             if mine {
                 let mut held = self.holding.take(peer.id, cx.now.mono);
@@ -141,9 +164,17 @@ impl Dmq {
 }
 
 impl Peer {
-    /// How this node stands to it.
-    pub(super) const fn standing(&self) -> Standing {
-        Standing { long: matches!(self.phase, Phase::Active) && !self.strangers.is_new(), speaks: self.owned }
+    /// How this node stands to it if it speaks for it, or not.
+    fn standing_if(&self, speaks: bool, now: Mono) -> Standing {
+        let heard = |ms| self.phase == Phase::Active && self.strangers.is_heard_for(ms, now);
+        let spoken_ms = self.owned_since.map_or(0, |since| now.ms_since(since));
+        match speaks {
+            true if heard(TENDING_MS) && spoken_ms >= TENDING_MS => Standing::SpeaksLong,
+            true if heard(YIELD_MS) => Standing::Speaks,
+            true => Standing::SpeaksAnew,
+            false if heard(LONG_MS) => Standing::HearsLong,
+            false => Standing::Hears,
+        }
     }
 }
 
@@ -199,8 +230,6 @@ impl Holding {
 mod tests {
     use super::*;
 
-    const NEW: Standing = Standing { long: false, speaks: false };
-
     fn owners(nodes: &[(NodeId, Standing)], uri: &str) -> Vec<NodeId> {
         let owns = |me: &&(NodeId, Standing)| {
             let others: Vec<_> = nodes.iter().copied().filter(|(node, _)| *node != me.0).collect();
@@ -210,12 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn who_has_heard_a_server_for_long_comes_before_who_speaks_for_it_and_both_before_who_does_not() {
-        let [long, speaks, both] =
-            [(true, false), (false, true), (true, true)].map(|(long, speaks)| Standing { long, speaks });
+    fn who_speaks_for_a_server_goes_on_and_who_hears_it_anew_comes_after_who_hears_it_for_long() {
+        use Standing::{Hears, HearsLong, Speaks, SpeaksAnew, SpeaksLong};
         for server in 0..50 {
             let uri = format!("sip:10.0.0.{server}:5060");
-            for (first, then) in [(both, long), (both, speaks), (long, speaks), (speaks, NEW)] {
+            for (first, then) in
+                [(SpeaksLong, Speaks), (Speaks, HearsLong), (HearsLong, SpeaksAnew), (SpeaksAnew, Hears)]
+            {
                 assert_eq!(owners(&[(NodeId(1), first), (NodeId(2), then)], &uri), [NodeId(1)], "{first:?} {then:?}");
                 assert_eq!(owners(&[(NodeId(1), then), (NodeId(2), first)], &uri), [NodeId(2)], "{first:?} {then:?}");
             }
@@ -227,7 +257,11 @@ mod tests {
         let nodes: Vec<NodeId> = (1..=7).map(|n| NodeId(n * 0x1234_5678_9abc)).collect();
         for server in 0..50 {
             let uri = format!("sip:10.0.0.{server}:5060");
-            assert_eq!(owners(&nodes.iter().map(|node| (*node, NEW)).collect::<Vec<_>>(), &uri).len(), 1, "{uri}");
+            assert_eq!(
+                owners(&nodes.iter().map(|node| (*node, Standing::Hears)).collect::<Vec<_>>(), &uri).len(),
+                1,
+                "{uri}"
+            );
         }
     }
 

@@ -17,6 +17,7 @@ use super::doubts::Doubts;
 use super::feed::Feed;
 use super::lateness::{Lateness, Latest};
 use super::life::Life;
+use super::owner::Standing;
 use super::pull::{LATE_MS, LATE_TCP_MS, Pull};
 use super::strangers::Strangers;
 use super::streams::Streams;
@@ -133,6 +134,10 @@ pub(crate) struct Peer {
     pub(crate) ahead: BTreeSet<Slot>,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
+    /// Since when, in this life of it.
+    pub(crate) owned_since: Option<Mono>,
+    /// How this node stands to it, as the other nodes are told.
+    pub(crate) standing: Standing,
     /// Nodes that may speak for it as well and are not linked with this one.
     pub(crate) strangers: Strangers,
     /// The other nodes that hear it, as far as they are linked with this one.
@@ -237,6 +242,8 @@ impl Peer {
             latest: Latest::default(),
             ahead: BTreeSet::new(),
             owned: false,
+            owned_since: None,
+            standing: Standing::Hears,
             strangers: Strangers::default(),
             shared: Vec::new(),
             book: Book::new(durable),

@@ -11,13 +11,14 @@ use std::net::SocketAddr;
 use crdt::{Stamp, Wall};
 
 use super::book::fingerprint;
+use super::owner::Standing;
 use super::peer::{Address, Peer};
 use crate::config::{Config, SipTransport, Timing};
 use crate::io::{Mono, Now};
 
 /// How long a node leaves a server that it hears for the first time, or again, to another node, milliseconds: more than a link needs to come back once
 /// a split is over.
-const YIELD_MS: u64 = 3_000;
+pub(super) const YIELD_MS: u64 = 3_000;
 
 /// A node that speaks for a server has told it what is older than this, milliseconds: more than a link that brings nothing any
 /// more takes to end.
@@ -30,7 +31,7 @@ const fn told_within_ms(timing: Timing) -> u64 {
 
 /// A node that begins to speak for a server has told it all that it lacks after so long, milliseconds: a dump may arrive with gaps,
 /// and is asked for again a minute later.
-const TENDING_MS: u64 = 75_000;
+pub(super) const TENDING_MS: u64 = 75_000;
 
 /// What a server lacks is left to strangers for so long after a linked node has told it, milliseconds. A server over TCP lists a node
 /// that is gone for good for ever, and nobody can tell that from one in another part of a split.
@@ -52,6 +53,8 @@ pub(crate) struct Strangers {
     tended: Option<Wall>,
     /// Until when what it lacks of that is left to them.
     left_until: Option<Mono>,
+    /// Since when the server has been heard all the time, in this life of it; `None`: since it began.
+    heard_since: Option<Mono>,
     /// Until when the server is left to them altogether.
     yields_until: Option<Mono>,
 }
@@ -84,9 +87,9 @@ impl Strangers {
         self.any() && self.yields_until.is_some()
     }
 
-    /// Whether the server is heard for the first time, or again, since a moment.
-    pub(crate) const fn is_new(&self) -> bool {
-        self.yields_until.is_some()
+    /// Whether the server has been heard all the time for as long.
+    pub(crate) fn is_heard_for(&self, ms: u64, now: Mono) -> bool {
+        self.heard_since.is_none_or(|since| now.ms_since(since) >= ms)
     }
 
     /// Whether the server was told a version by a linked node that spoke for it. If it shows something else now, or nothing, though
@@ -102,17 +105,18 @@ impl Strangers {
 
     /// The server is heard for the first time, or again.
     const fn yield_to(&mut self, now: Mono) {
+        self.heard_since = Some(now);
         self.yields_until = Some(now.plus_ms(YIELD_MS));
     }
 
-    /// Whether a linked node speaks for the server just now.
-    pub(crate) fn tended(&mut self, by_another: bool, timing: Timing, now: Now) {
-        if !by_another {
+    /// Whether a linked node speaks for the server just now, and how it stands to it.
+    pub(crate) fn tended(&mut self, by: Option<Standing>, timing: Timing, now: Now) {
+        let Some(standing) = by else {
             self.tended_since = None;
             return;
-        }
+        };
         let since = *self.tended_since.get_or_insert(now.mono);
-        if now.mono.ms_since(since) >= TENDING_MS {
+        if standing == Standing::SpeaksLong || now.mono.ms_since(since) >= TENDING_MS {
             self.tended = Some(Wall(now.wall.0.saturating_sub(told_within_ms(timing))));
             self.left_until = Some(now.mono.plus_ms(LEFT_MS));
         }
@@ -120,7 +124,8 @@ impl Strangers {
 
     /// The server restarted: it has nothing of what it was told.
     pub(crate) const fn restarted(&mut self) {
-        (self.tended_since, self.tended, self.left_until, self.yields_until) = (None, None, None, None);
+        (self.tended_since, self.tended, self.left_until) = (None, None, None);
+        (self.heard_since, self.yields_until) = (None, None);
     }
 
     /// `unlinked` are the nodes without a link now, of which the server tells some all (`listed`). `own` is where it hears this
@@ -256,7 +261,7 @@ mod tests {
         let mut strangers = Strangers::default();
         let now = |ms| Now { mono: NOW.plus_ms(ms), wall: Wall(10_000 + ms) };
         for ms in [0, TENDING_MS] {
-            strangers.tended(true, Timing::Lan, now(ms));
+            strangers.tended(Some(Standing::Speaks), Timing::Lan, now(ms));
         }
         let (told, late) = (at(TENDING_MS - 1), at(TENDING_MS));
         assert!(!strangers.follow(told), "there are none");
@@ -274,9 +279,11 @@ mod tests {
         settle(&mut strangers, &[2], NOW);
         let now = |ms| Now { mono: NOW.plus_ms(ms), wall: Wall(1_000_000 + ms) };
         for (ms, by_another) in [(0, true), (TENDING_MS - 1, true), (TENDING_MS, false), (TENDING_MS + 1, true)] {
-            strangers.tended(by_another, Timing::Lan, now(ms));
+            strangers.tended(by_another.then_some(Standing::Speaks), Timing::Lan, now(ms));
             assert!(!strangers.follow(at(1)), "{ms}");
         }
+        strangers.tended(Some(Standing::SpeaksLong), Timing::Lan, now(TENDING_MS + 2));
+        assert!(strangers.follow(at(1)), "it says that it has done so for long");
     }
 
     #[test]
@@ -308,7 +315,7 @@ mod tests {
         let mut strangers = Strangers::default();
         settle(&mut strangers, &[2], NOW);
         for ms in [0, TENDING_MS] {
-            strangers.tended(true, Timing::Lan, now(ms));
+            strangers.tended(Some(Standing::Speaks), Timing::Lan, now(ms));
         }
         assert!(strangers.follow(old) && strangers.may_have_removed(old));
         assert!(!settle(&mut strangers, &[2], NOW.plus_ms(TENDING_MS + LEFT_MS - 1)).over);

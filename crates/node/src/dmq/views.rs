@@ -28,7 +28,7 @@ impl Dmq {
             return None;
         }
         let active = self.peers.values().filter(|p| p.phase == Phase::Active);
-        Some(active.map(|p| (p.uri.clone(), p.standing())).collect())
+        Some(active.map(|p| (p.uri.clone(), p.standing)).collect())
     }
 
     /// Figures with a label per server, and what is held for other nodes' servers.

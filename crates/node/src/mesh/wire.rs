@@ -15,6 +15,7 @@ use crdt::{Chunk, Clock, Dot, NodeId, Origin, SyncRequest, SyncStart};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::dmq::Standing;
 use crate::io::MAX_FRAME;
 
 /// The version of this protocol. There is no negotiation: nodes of another version are refused.
@@ -57,10 +58,8 @@ pub(crate) enum WireError {
 pub(crate) struct ServerNote {
     /// Its URI.
     pub uri: Vec<u8>,
-    /// Whether the node has heard it for a while.
-    pub long: bool,
-    /// Whether the node speaks for it.
-    pub speaks: bool,
+    /// How the node stands to it.
+    pub standing: Standing,
 }
 
 /// The first message in each direction.
@@ -437,7 +436,7 @@ mod tests {
             wall: 1_700_000_000_000,
             generation: 6,
             links: vec![NodeId(3)],
-            servers: vec![ServerNote { uri: b"sip:127.0.0.1:5060".to_vec(), long: true, speaks: false }],
+            servers: vec![ServerNote { uri: b"sip:127.0.0.1:5060".to_vec(), standing: Standing::SpeaksAnew }],
             clocks: clocks(),
         }
     }
