@@ -116,6 +116,14 @@ impl Counters {
         }
     }
 
+    /// Whether a dump, perhaps an old one, has shown a value of a later stamp: what has this one is repeated, and no news.
+    fn has_shown_later(&self, key: &Key, stamp: Option<u64>) -> bool {
+        let known = self.keys.get(key).filter(|_| self.provisional.contains(key));
+        known.is_some_and(
+            |known| matches!(&known.way, Way::Stamped(stamped) if stamp.is_some_and(|s| stamped.has_seen(s))),
+        )
+    }
+
     /// Everything that was counted has expired. The server's entry may live until then, and shows nothing new as long as it is what
     /// was known of it.
     pub(crate) fn end(&mut self, key: &Key, until: Mono) {
@@ -244,6 +252,9 @@ pub(crate) fn set_by_server(
     cx: &mut Cx<'_>,
 ) {
     let key = (at.0.to_owned(), at.1.to_vec());
+    if peer.counters.has_shown_later(&key, said.1) {
+        return;
+    }
     let old = match how {
         // It was lost at first, and something else of the counter was heard or told in between.
         How::Held(said) => peer.counters.keys.get(&key).is_some_and(|known| known.was_spoken_of_after(said, cx.now)),

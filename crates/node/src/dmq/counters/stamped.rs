@@ -136,6 +136,11 @@ impl Stamped {
         (self.believed(), newest.unwrap_or(self.anchor.stamp))
     }
 
+    /// Whether the server has set the value with a stamp as late, or a later one.
+    pub(super) fn has_seen(&self, stamp: u64) -> bool {
+        stamp <= self.saved().1
+    }
+
     /// The server said a value; returns what that adds to what it has counted, `None` for old news. `sure`: said live, and no message of the
     /// server was lost for good.
     pub(super) fn said(&mut self, stamp: u64, value: i64, sure: bool, now: Mono) -> Option<i64> {
