@@ -47,7 +47,8 @@ fn told(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &C
         return StampRule::Above(ended.order.stamp);
     }
     let mode = cx.config.dmq.mode;
-    if held.is_some_and(|h| is_unstamped(peer, cell, mode) || peer.is_anothers(h.slot, h.order.stamp, mode)) {
+    let others_word = |h: &Held| is_unstamped(peer, cell, mode) && !is_strangers_word(peer, h, cx);
+    if held.is_some_and(|h| others_word(h) || peer.is_anothers(h.slot, h.order.stamp, mode)) {
         return StampRule::Least;
     }
     if let Some(ms) = cell.last_modified.filter(|ms| !is_anothers_stamp(*ms, held, mode)) {
@@ -88,6 +89,13 @@ fn outlives(cell: &Cell<'_>, held: &Held) -> bool {
 /// Whether a 6 shows an entry that it did not set itself, so another server did: its own sets have a stamp (docs/kdmq.md 7.4).
 fn is_unstamped(peer: &Peer, cell: &Cell<'_>, mode: DmqMode) -> bool {
     mode == DmqMode::Mesh && peer.generation == kdmq::Generation::V6 && cell.last_modified.is_none()
+}
+
+/// Whether a node that is not linked has told it that, rather than another server: that has none, or its word could not be still on
+/// its way.
+fn is_strangers_word(peer: &Peer, held: &Held, cx: &Cx<'_>) -> bool {
+    let late = held.order.stamp.time.ms() + peer.under_way_ms() >= cx.now.wall.0;
+    peer.strangers.any() && (!late || peer.strangers.are_all(peer.lists.len()))
 }
 
 /// Whether a 6 may have kept the stamp of the version that is held, where another server's set without one has replaced that

@@ -13,7 +13,7 @@ use crdt::{NodeId, Wall};
 use serde::{Deserialize, Serialize};
 
 use super::peer::{Peer, PeerId, Phase};
-use super::strangers::{TENDING_MS, YIELD_MS};
+use super::strangers::YIELD_MS;
 use super::{DataChannel, Dmq, How, requests};
 use crate::config::SipTransport;
 use crate::cx::Cx;
@@ -38,14 +38,14 @@ pub(crate) enum Standing {
     HearsLong,
     /// It speaks for it.
     Speaks,
-    /// It has spoken for it for so long that the server was told all that it lacked.
-    SpeaksLong,
+    /// It speaks for it, has had a whole dump of it since anything may have been lost, and has told it then what it lacked.
+    Settled,
 }
 
 impl Standing {
     /// Whether the node speaks for the server.
     const fn speaks(self) -> bool {
-        matches!(self, Self::SpeaksAnew | Self::Speaks | Self::SpeaksLong)
+        matches!(self, Self::SpeaksAnew | Self::Speaks | Self::Settled)
     }
 }
 
@@ -100,6 +100,7 @@ impl Dmq {
                 _ => peer.owned && !others.iter().any(|(_, theirs)| theirs.speaks()),
             };
             // Another node that speaks for it in its own part of a split has told it what had won there.
+            peer.settled = mine && !peer.gap && !peer.ask_first && (peer.settled || peer.feed.is_idle());
             peer.standing = peer.standing_if(mine, cx.now.mono);
             self.notes_changed |= before != peer.standing;
             let shared = others.iter().any(|(node, _)| !peer.shared.contains(node));
@@ -124,7 +125,6 @@ impl Dmq {
             }
             self.quiet = None;
             peer.owned = mine;
-            peer.owned_since = mine.then_some(cx.now.mono);
             peer.hand_over(cx.replica);
             if mine {
                 let mut held = self.holding.take(peer.id, cx.now.mono);
@@ -167,9 +167,8 @@ impl Peer {
     /// How this node stands to it if it speaks for it, or not.
     fn standing_if(&self, speaks: bool, now: Mono) -> Standing {
         let heard = |ms| self.phase == Phase::Active && self.strangers.is_heard_for(ms, now);
-        let spoken_ms = self.owned_since.map_or(0, |since| now.ms_since(since));
         match speaks {
-            true if heard(TENDING_MS) && spoken_ms >= TENDING_MS => Standing::SpeaksLong,
+            true if heard(YIELD_MS) && self.settled => Standing::Settled,
             true if heard(YIELD_MS) => Standing::Speaks,
             true => Standing::SpeaksAnew,
             false if heard(LONG_MS) => Standing::HearsLong,
@@ -240,11 +239,10 @@ mod tests {
 
     #[test]
     fn who_speaks_for_a_server_goes_on_and_who_hears_it_anew_comes_after_who_hears_it_for_long() {
-        use Standing::{Hears, HearsLong, Speaks, SpeaksAnew, SpeaksLong};
+        use Standing::{Hears, HearsLong, Settled, Speaks, SpeaksAnew};
         for server in 0..50 {
             let uri = format!("sip:10.0.0.{server}:5060");
-            for (first, then) in
-                [(SpeaksLong, Speaks), (Speaks, HearsLong), (HearsLong, SpeaksAnew), (SpeaksAnew, Hears)]
+            for (first, then) in [(Settled, Speaks), (Speaks, HearsLong), (HearsLong, SpeaksAnew), (SpeaksAnew, Hears)]
             {
                 assert_eq!(owners(&[(NodeId(1), first), (NodeId(2), then)], &uri), [NodeId(1)], "{first:?} {then:?}");
                 assert_eq!(owners(&[(NodeId(1), then), (NodeId(2), first)], &uri), [NodeId(2)], "{first:?} {then:?}");

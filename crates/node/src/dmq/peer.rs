@@ -134,8 +134,8 @@ pub(crate) struct Peer {
     pub(crate) ahead: BTreeSet<Slot>,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
-    /// Since when, in this life of it.
-    pub(crate) owned_since: Option<Mono>,
+    /// Whether it was shown by a whole dump, since anything may have been lost, what it lacked then, and told that.
+    pub(crate) settled: bool,
     /// How this node stands to it, as the other nodes are told.
     pub(crate) standing: Standing,
     /// Nodes that may speak for it as well and are not linked with this one.
@@ -242,7 +242,7 @@ impl Peer {
             latest: Latest::default(),
             ahead: BTreeSet::new(),
             owned: false,
-            owned_since: None,
+            settled: false,
             standing: Standing::Hears,
             strangers: Strangers::default(),
             shared: Vec::new(),
@@ -314,6 +314,7 @@ impl Peer {
     pub(crate) fn relied_in_vain(&mut self) {
         self.gap = true;
         self.ask_first = true;
+        self.settled = false;
         self.pull.missed();
     }
 

@@ -142,7 +142,6 @@ impl Dmq {
         peer.figures.restarts += 1;
         peer.forget_state(cx.replica);
         peer.comeback.restarted(cx.now.mono);
-        peer.owned_since = peer.owned.then_some(cx.now.mono);
         self.holding.restarted(id);
         peer.pull.lost_entries();
         peer.ping_open = false;

@@ -150,7 +150,7 @@ impl Dmq {
         };
         let peer = self.peers.get_mut(&id)?;
         // It was ours, and stays so until another node is seen to speak for it.
-        (peer.owned, peer.owned_since) = (true, Some(now));
+        peer.owned = true;
         Some(peer)
     }
 

@@ -29,10 +29,6 @@ const fn told_within_ms(timing: Timing) -> u64 {
     }
 }
 
-/// A node that begins to speak for a server has told it all that it lacks after so long, milliseconds: a dump may arrive with gaps,
-/// and is asked for again a minute later.
-pub(super) const TENDING_MS: u64 = 75_000;
-
 /// What a server lacks is left to strangers for so long after a linked node has told it, milliseconds. A server over TCP lists a node
 /// that is gone for good for ever, and nobody can tell that from one in another part of a split.
 const LEFT_MS: u64 = 300_000;
@@ -47,9 +43,7 @@ pub(crate) struct Strangers {
     dropped: BTreeSet<SocketAddr>,
     /// Whether one of them comes before this node in counting.
     counting: bool,
-    /// Since when a linked node speaks for the server, in this life of it.
-    tended_since: Option<Mono>,
-    /// Up to what stamp that node has told it everything.
+    /// Up to what stamp a linked node has told it everything, in this life of it.
     tended: Option<Wall>,
     /// Until when what it lacks of that is left to them.
     left_until: Option<Mono>,
@@ -72,6 +66,11 @@ impl Strangers {
     /// Whether there are any.
     pub(crate) fn any(&self) -> bool {
         !self.listed.is_empty()
+    }
+
+    /// Whether these are all of so many peers that the server lists, so no server is among them.
+    pub(crate) fn are_all(&self, peers: usize) -> bool {
+        self.listed.len() == peers
     }
 
     /// Whether the server's counters are left to one of them: if both counted, each would take for the server's own what the other
@@ -111,12 +110,7 @@ impl Strangers {
 
     /// Whether a linked node speaks for the server just now, and how it stands to it.
     pub(crate) fn tended(&mut self, by: Option<Standing>, timing: Timing, now: Now) {
-        let Some(standing) = by else {
-            self.tended_since = None;
-            return;
-        };
-        let since = *self.tended_since.get_or_insert(now.mono);
-        if standing == Standing::SpeaksLong || now.mono.ms_since(since) >= TENDING_MS {
+        if by == Some(Standing::Settled) {
             self.tended = Some(Wall(now.wall.0.saturating_sub(told_within_ms(timing))));
             self.left_until = Some(now.mono.plus_ms(LEFT_MS));
         }
@@ -124,7 +118,7 @@ impl Strangers {
 
     /// The server restarted: it has nothing of what it was told.
     pub(crate) const fn restarted(&mut self) {
-        (self.tended_since, self.tended, self.left_until) = (None, None, None);
+        (self.tended, self.left_until) = (None, None);
         (self.heard_since, self.yields_until) = (None, None);
     }
 
@@ -195,6 +189,7 @@ mod tests {
 
     const URI: &str = "sip:127.0.0.11:5060";
     const NOW: Mono = Mono(60_000_000);
+    const SETTLED_AT_MS: u64 = 75_000;
 
     fn node(number: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, number], 5_070))
@@ -260,10 +255,8 @@ mod tests {
         let at = |ms| Stamp { time: Hlc::from_ms(ms), node: NodeId(1) };
         let mut strangers = Strangers::default();
         let now = |ms| Now { mono: NOW.plus_ms(ms), wall: Wall(10_000 + ms) };
-        for ms in [0, TENDING_MS] {
-            strangers.tended(Some(Standing::Speaks), Timing::Lan, now(ms));
-        }
-        let (told, late) = (at(TENDING_MS - 1), at(TENDING_MS));
+        strangers.tended(Some(Standing::Settled), Timing::Lan, now(SETTLED_AT_MS));
+        let (told, late) = (at(SETTLED_AT_MS - 1), at(SETTLED_AT_MS));
         assert!(!strangers.follow(told), "there are none");
         settle(&mut strangers, &[2], NOW);
         assert!(strangers.follow(told));
@@ -274,16 +267,14 @@ mod tests {
 
     #[test]
     fn a_node_that_has_just_begun_to_speak_for_a_server_has_not_told_it_what_is_old() {
-        let at = |ms| Stamp { time: Hlc::from_ms(ms), node: NodeId(1) };
         let mut strangers = Strangers::default();
         settle(&mut strangers, &[2], NOW);
-        let now = |ms| Now { mono: NOW.plus_ms(ms), wall: Wall(1_000_000 + ms) };
-        for (ms, by_another) in [(0, true), (TENDING_MS - 1, true), (TENDING_MS, false), (TENDING_MS + 1, true)] {
-            strangers.tended(by_another.then_some(Standing::Speaks), Timing::Lan, now(ms));
-            assert!(!strangers.follow(at(1)), "{ms}");
+        let now = Now { mono: NOW, wall: Wall(1_000_000) };
+        let old = Stamp { time: Hlc::from_ms(1), node: NodeId(1) };
+        for (by, follows) in [(None, false), (Some(Standing::Speaks), false), (Some(Standing::Settled), true)] {
+            strangers.tended(by, Timing::Lan, now);
+            assert_eq!(strangers.follow(old), follows, "{by:?}");
         }
-        strangers.tended(Some(Standing::SpeaksLong), Timing::Lan, now(TENDING_MS + 2));
-        assert!(strangers.follow(at(1)), "it says that it has done so for long");
     }
 
     #[test]
@@ -311,16 +302,14 @@ mod tests {
     #[test]
     fn what_a_server_lacks_is_left_to_a_stranger_for_a_while_after_a_linked_node_told_it() {
         let now = |ms: u64| Now { mono: NOW.plus_ms(ms), wall: Wall(1_000_000 + ms) };
-        let old = Stamp { time: Hlc::from_ms(1_000_000), node: NodeId(1) };
+        let old = Stamp { time: Hlc::from_ms(980_000), node: NodeId(1) };
         let mut strangers = Strangers::default();
         settle(&mut strangers, &[2], NOW);
-        for ms in [0, TENDING_MS] {
-            strangers.tended(Some(Standing::Speaks), Timing::Lan, now(ms));
-        }
+        strangers.tended(Some(Standing::Settled), Timing::Lan, now(0));
         assert!(strangers.follow(old) && strangers.may_have_removed(old));
-        assert!(!settle(&mut strangers, &[2], NOW.plus_ms(TENDING_MS + LEFT_MS - 1)).over);
-        assert!(settle(&mut strangers, &[2], NOW.plus_ms(TENDING_MS + LEFT_MS)).over);
+        assert!(!settle(&mut strangers, &[2], NOW.plus_ms(LEFT_MS - 1)).over);
+        assert!(settle(&mut strangers, &[2], NOW.plus_ms(LEFT_MS)).over);
         assert!(strangers.follow(old) && !strangers.may_have_removed(old));
-        assert!(!settle(&mut strangers, &[2], NOW.plus_ms(TENDING_MS + LEFT_MS + 1)).over, "once");
+        assert!(!settle(&mut strangers, &[2], NOW.plus_ms(LEFT_MS + 1)).over, "once");
     }
 }
