@@ -14,6 +14,10 @@ use super::peer::Peer;
 use crate::config::DmqMode;
 use crate::cx::Cx;
 
+/// So long after a restart a server may show what others told it because of that, milliseconds: they repeat it for half a minute,
+/// and its dump may be asked for a minute later.
+const TOLD_ALL_MS: u64 = 105_000;
+
 /// When a dumped entry that we did not know was written, as far as it can be known.
 pub(super) fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &Cx<'_>) -> StampRule {
     match told(peer, cell, held, facts, cx) {
@@ -48,6 +52,12 @@ fn told(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Facts, cx: &C
     }
     let mode = cx.config.dmq.mode;
     let others_word = |h: &Held| is_unstamped(peer, cell, mode) && !is_strangers_word(peer, h, cx);
+    // Others tell it all that they have when it has restarted, old or not; that keeps the stamp of what it has set itself.
+    let told_all = peer.comeback.has_restarted_within(TOLD_ALL_MS, cx.now.mono)
+        && cell.last_modified.is_some_and(|ms| is_anothers_stamp(ms, held, mode));
+    if told_all {
+        return StampRule::Least;
+    }
     if held.is_some_and(|h| others_word(h) || peer.is_anothers(h.slot, h.order.stamp, mode)) {
         return StampRule::Least;
     }
