@@ -38,7 +38,8 @@ pub(crate) enum Standing {
     HearsLong,
     /// It speaks for it.
     Speaks,
-    /// It speaks for it, has had a whole dump of it since anything may have been lost, and has told it then what it lacked.
+    /// It speaks for it, has had a whole dump of it since anything may have been lost, and has told it then what it lacked. That
+    /// comes and goes, so it is no better claim: two nodes that see it at different times would both give way.
     Settled,
 }
 
@@ -58,7 +59,7 @@ fn is_owner(me: (NodeId, Standing), others: &[(NodeId, Standing)], uri: &str) ->
     let weight = |(node, standing): (NodeId, Standing)| {
         let mut text = node.0.to_be_bytes().to_vec();
         text.extend_from_slice(uri.as_bytes());
-        (standing, super::book::fingerprint(&text), node)
+        (standing.min(Standing::Speaks), super::book::fingerprint(&text), node)
     };
     let mine = weight(me);
     others.iter().all(|other| weight(*other) <= mine)
@@ -242,7 +243,8 @@ mod tests {
         use Standing::{Hears, HearsLong, Settled, Speaks, SpeaksAnew};
         for server in 0..50 {
             let uri = format!("sip:10.0.0.{server}:5060");
-            for (first, then) in [(Settled, Speaks), (Speaks, HearsLong), (HearsLong, SpeaksAnew), (SpeaksAnew, Hears)]
+            for (first, then) in
+                [(Settled, HearsLong), (Speaks, HearsLong), (HearsLong, SpeaksAnew), (SpeaksAnew, Hears)]
             {
                 assert_eq!(owners(&[(NodeId(1), first), (NodeId(2), then)], &uri), [NodeId(1)], "{first:?} {then:?}");
                 assert_eq!(owners(&[(NodeId(1), then), (NodeId(2), first)], &uri), [NodeId(2)], "{first:?} {then:?}");
@@ -255,11 +257,10 @@ mod tests {
         let nodes: Vec<NodeId> = (1..=7).map(|n| NodeId(n * 0x1234_5678_9abc)).collect();
         for server in 0..50 {
             let uri = format!("sip:10.0.0.{server}:5060");
-            assert_eq!(
-                owners(&nodes.iter().map(|node| (*node, Standing::Hears)).collect::<Vec<_>>(), &uri).len(),
-                1,
-                "{uri}"
-            );
+            for equal in [[Standing::Hears; 2], [Standing::Speaks, Standing::Settled]] {
+                let standings = nodes.iter().copied().zip(equal.into_iter().cycle());
+                assert_eq!(owners(&standings.collect::<Vec<_>>(), &uri).len(), 1, "{uri} {equal:?}");
+            }
         }
     }
 

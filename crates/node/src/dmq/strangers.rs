@@ -47,7 +47,7 @@ pub(crate) struct Strangers {
     tended: Option<Wall>,
     /// Until when what it lacks of that is left to them.
     left_until: Option<Mono>,
-    /// Since when the server has been heard all the time, in this life of it; `None`: since it began.
+    /// Since when the server has been heard all the time.
     heard_since: Option<Mono>,
     /// Until when the server is left to them altogether.
     yields_until: Option<Mono>,
@@ -88,7 +88,7 @@ impl Strangers {
 
     /// Whether the server has been heard all the time for as long.
     pub(crate) fn is_heard_for(&self, ms: u64, now: Mono) -> bool {
-        self.heard_since.is_none_or(|since| now.ms_since(since) >= ms)
+        self.heard_since.is_some_and(|since| now.ms_since(since) >= ms)
     }
 
     /// Whether the server was told a version by a linked node that spoke for it. If it shows something else now, or nothing, though
@@ -118,8 +118,7 @@ impl Strangers {
 
     /// The server restarted: it has nothing of what it was told.
     pub(crate) const fn restarted(&mut self) {
-        (self.tended, self.left_until) = (None, None);
-        (self.heard_since, self.yields_until) = (None, None);
+        (self.tended, self.left_until, self.yields_until) = (None, None, None);
     }
 
     /// `unlinked` are the nodes without a link now, of which the server tells some all (`listed`). `own` is where it hears this
