@@ -30,8 +30,12 @@ const HOLD_MAX: usize = 20_000;
 /// a dump, and what a server says to one that hears it anew may be a repetition, which only who has heard it all the time can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Standing {
-    /// It only hears it.
+    /// It only hears it, for the first time, or again, since a moment.
     Hears,
+    /// It spoke for it, and knows what it was told, but hears it no more.
+    Keeps,
+    /// It only hears it, and not just since a moment.
+    HearsStill,
     /// It speaks for it, and hears it for the first time, or again, since a moment.
     SpeaksAnew,
     /// It only hears it, but has done so for a while.
@@ -88,18 +92,14 @@ impl Dmq {
             if yielded {
                 self.quiet = None;
             }
-            let before = peer.standing;
+            let (before, unspoken) = (peer.standing, peer.unspoken);
             peer.settle_strangers(&self.unlinked, cx.config, cx.now.mono);
-            let standing = peer.standing_if(peer.owned, cx.now.mono);
-            let others = others(&peer.uri);
-            // A server that is silent here stays ours, with all that is known of it, until another node speaks for it: one that only
-            // hears it may be about to find it silent too, and nobody would keep the removals that it has to be told (R7).
-            let mine = match peer.phase {
-                Phase::Active => is_owner((me, standing), &others, &peer.uri),
-                // It was ours before a restart, and will be when it is heard: what is known of it is not given up in between.
-                Phase::New => peer.owned && is_owner((me, standing), &others, &peer.uri),
-                _ => peer.owned && !others.iter().any(|(_, theirs)| theirs.speaks()),
-            };
+            let mut others = others(&peer.uri);
+            let mine = peer.is_ours(me, &others, cx.now.mono);
+            if peer.unspoken != unspoken {
+                self.quiet = None;
+            }
+            others.retain(|(_, theirs)| *theirs != Standing::Keeps);
             // Another node that speaks for it in its own part of a split has told it what had won there.
             peer.settled = mine && !peer.gap && !peer.ask_first && (peer.settled || peer.feed.is_idle());
             peer.standing = peer.standing_if(mine, cx.now.mono);
@@ -165,14 +165,39 @@ impl Dmq {
 }
 
 impl Peer {
+    /// Whether this node speaks for it from now on.
+    fn is_ours(&mut self, me: NodeId, others: &[(NodeId, Standing)], now: Mono) -> bool {
+        let spoken = others.iter().any(|(_, theirs)| theirs.speaks());
+        if spoken {
+            self.unspoken = None;
+        } else if self.unspoken.is_none() {
+            self.unspoken = Some(now);
+            self.ping_now(now);
+        }
+        let standing = self.standing_if(self.owned, now);
+        let wins = is_owner((me, standing), others, &self.uri);
+        match self.phase {
+            // Whoever spoke for it may have found it silent, and so may we in a moment. Then what it was told waits with it, and only
+            // that node knows what that is.
+            Phase::Active => wins && (self.owned || self.heard >= self.unspoken),
+            // It was ours before a restart, and will be when it is heard: what is known of it is not given up in between.
+            Phase::New => self.owned && wins,
+            // A server that is silent here stays ours, with all that is known of it, until another node speaks for it: somebody has to
+            // keep the removals that it has to be told (R7).
+            Phase::Silent | Phase::Left => self.owned && !spoken,
+        }
+    }
+
     /// How this node stands to it if it speaks for it, or not.
     fn standing_if(&self, speaks: bool, now: Mono) -> Standing {
         let heard = |ms| self.phase == Phase::Active && self.strangers.is_heard_for(ms, now);
         match speaks {
+            true if self.phase != Phase::Active => Standing::Keeps,
             true if heard(YIELD_MS) && self.settled => Standing::Settled,
             true if heard(YIELD_MS) => Standing::Speaks,
             true => Standing::SpeaksAnew,
             false if heard(LONG_MS) => Standing::HearsLong,
+            false if heard(YIELD_MS) => Standing::HearsStill,
             false => Standing::Hears,
         }
     }
@@ -240,12 +265,12 @@ mod tests {
 
     #[test]
     fn who_speaks_for_a_server_goes_on_and_who_hears_it_anew_comes_after_who_hears_it_for_long() {
-        use Standing::{Hears, HearsLong, Settled, Speaks, SpeaksAnew};
+        use Standing::{Hears, HearsLong, HearsStill, Keeps, Settled, Speaks, SpeaksAnew};
         for server in 0..50 {
             let uri = format!("sip:10.0.0.{server}:5060");
-            for (first, then) in
-                [(Settled, HearsLong), (Speaks, HearsLong), (HearsLong, SpeaksAnew), (SpeaksAnew, Hears)]
-            {
+            let order = [Speaks, HearsLong, SpeaksAnew, HearsStill, Keeps, Hears];
+            let pairs = order.iter().zip(&order[1..]).chain([(&Settled, &HearsLong)]);
+            for (&first, &then) in pairs {
                 assert_eq!(owners(&[(NodeId(1), first), (NodeId(2), then)], &uri), [NodeId(1)], "{first:?} {then:?}");
                 assert_eq!(owners(&[(NodeId(1), then), (NodeId(2), first)], &uri), [NodeId(2)], "{first:?} {then:?}");
             }

@@ -134,6 +134,8 @@ pub(crate) struct Peer {
     pub(crate) ahead: BTreeSet<Slot>,
     /// Whether this node speaks and listens for it.
     pub(crate) owned: bool,
+    /// Since when no other node speaks for it; `None`: one does.
+    pub(crate) unspoken: Option<Mono>,
     /// Whether it was shown by a whole dump, since anything may have been lost, what it lacked then, and told that.
     pub(crate) settled: bool,
     /// How this node stands to it, as the other nodes are told.
@@ -242,6 +244,7 @@ impl Peer {
             latest: Latest::default(),
             ahead: BTreeSet::new(),
             owned: false,
+            unspoken: Some(Mono(0)),
             settled: false,
             standing: Standing::Hears,
             strangers: Strangers::default(),

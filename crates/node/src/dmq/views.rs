@@ -21,14 +21,14 @@ impl Dmq {
         self.notes_changed
     }
 
-    /// The servers that this node hears, for the other nodes, and how it stands to them. `None` if nothing
+    /// The servers that this node hears, or keeps, for the other nodes, and how it stands to them. `None` if nothing
     /// has changed since the last call.
     pub(crate) fn take_notes(&mut self) -> Option<Vec<(String, Standing)>> {
         if !std::mem::take(&mut self.notes_changed) {
             return None;
         }
-        let active = self.peers.values().filter(|p| p.phase == Phase::Active);
-        Some(active.map(|p| (p.uri.clone(), p.standing)).collect())
+        let heard = |p: &&Peer| p.phase == Phase::Active || p.phase == Phase::Silent && p.standing == Standing::Keeps;
+        Some(self.peers.values().filter(heard).map(|p| (p.uri.clone(), p.standing)).collect())
     }
 
     /// Figures with a label per server, and what is held for other nodes' servers.
