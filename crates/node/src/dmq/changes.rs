@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use crdt::{Cause, Change, counter};
+use crdt::{Cause, CellRef, Change, counter};
 use kdmq::Generation;
 use tables::{htable, location};
 
-use super::book::{Note, Proof, Ruid};
+use super::book::{Note, Proof, Ruid, fingerprint};
 use super::facts::{Expiry, Facts};
 use super::feed::is_told;
 use super::{Dmq, Peer, PeerId, counters, orphans, requests, usrloc_in};
@@ -41,6 +41,7 @@ impl Dmq {
             let dropped = change.cause == Cause::Forgotten && orphans::matters(change, cx.replica.rules(), cx.now.wall);
             let mut orphans = Vec::new();
             let told = self.lend_told(change, cx);
+            let left = value_before(change);
             let several = cx.replica.cell(change.slot).filter(|_| change.cause == Cause::Pushed);
             let several = several.and_then(|c| self.spoken.several((c.table, c.key, c.member), cx.now.mono));
             for peer in self.peers.values_mut() {
@@ -63,6 +64,7 @@ impl Dmq {
                     }
                     _ if counter.is_some() => counter.iter().for_each(|key| counted(peer, key, change, cx)),
                     _ => {
+                        left.into_iter().for_each(|value| peer.former.left(change.slot, value, cx.now.mono));
                         requests::keep_ruid(peer, change, cx);
                         peer.hasten_contest(change.slot, cx.now.mono);
                         let direct = told.as_ref().is_some_and(|told| told.to(peer));
@@ -98,6 +100,12 @@ impl Dmq {
         let fresh = cell.is_some_and(|cell| cell.order.stamp.time.ms() + FRESH_MS > cx.now.wall.0);
         Some(Told { by, lists: self.lend_lists(by)?, fresh, stamped: stamps && !contact })
     }
+}
+
+/// The value of an entry from which the mesh has gone on.
+fn value_before(change: &Change) -> Option<u64> {
+    let old = change.old.as_deref().and_then(|old| CellRef::decode(old).ok());
+    old.filter(|old| htable::name(old.table).is_some())?.body.map(fingerprint)
 }
 
 /// A counter has changed.

@@ -406,7 +406,8 @@ fn differs(
 ) {
     let value = fingerprint(body);
     let entry = peer.book.get(held.slot);
-    if peer.book.has_had(held.slot, value) || peer.feed.may_have_taken(held.slot, value) {
+    let told = peer.feed.may_have_taken(held.slot, value) || peer.former.had(held.slot, value, cx.now.mono);
+    if peer.book.has_had(held.slot, value) || told {
         // What it was known to have, or had from us, and the mesh has gone on: it lags, whatever it was presumed to have been
         // told.
         let note = Note {

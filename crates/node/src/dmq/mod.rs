@@ -13,6 +13,7 @@
 //! | `streams` | its TCP connections, and what they lose |
 //! | `pull` | its dumps, and what they do not show |
 //! | `comeback` | what is not certain after it was silent |
+//! | `former` | what another node may have told it |
 //! | `doubts` | what others may have told it that we do not know of |
 //! | `changes` | what a changed cell means for it |
 //! | `feed` | what it is told |
@@ -34,6 +35,7 @@ mod counters;
 mod doubts;
 mod facts;
 mod feed;
+mod former;
 mod how;
 mod htable_in;
 mod joining;

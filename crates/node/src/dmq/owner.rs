@@ -49,7 +49,7 @@ pub(crate) enum Standing {
 
 impl Standing {
     /// Whether the node speaks for the server.
-    const fn speaks(self) -> bool {
+    pub(super) const fn speaks(self) -> bool {
         matches!(self, Self::SpeaksAnew | Self::Speaks | Self::Settled)
     }
 }
@@ -95,6 +95,8 @@ impl Dmq {
             let (before, unspoken) = (peer.standing, peer.unspoken);
             peer.settle_strangers(&self.unlinked, cx.config, cx.now.mono);
             let mut others = others(&peer.uri);
+            let unlinked = peer.strangers.any().then_some(None);
+            peer.former.look(others.iter().map(|(_, theirs)| Some(*theirs)).chain(unlinked), cx.now.mono);
             let mine = peer.is_ours(me, &others, cx.now.mono);
             if peer.unspoken != unspoken {
                 self.quiet = None;

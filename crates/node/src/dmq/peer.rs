@@ -15,6 +15,7 @@ use super::contests::Contests;
 use super::counters::Counters;
 use super::doubts::Doubts;
 use super::feed::Feed;
+use super::former::Former;
 use super::lateness::{Lateness, Latest};
 use super::life::Life;
 use super::owner::Standing;
@@ -142,6 +143,8 @@ pub(crate) struct Peer {
     pub(crate) standing: Standing,
     /// Nodes that may speak for it as well and are not linked with this one.
     pub(crate) strangers: Strangers,
+    /// What another node may have told it.
+    pub(crate) former: Former,
     /// The other nodes that hear it, as far as they are linked with this one.
     pub(crate) shared: Vec<NodeId>,
     pub(crate) book: Book,
@@ -248,6 +251,7 @@ impl Peer {
             settled: false,
             standing: Standing::Hears,
             strangers: Strangers::default(),
+            former: Former::default(),
             shared: Vec::new(),
             book: Book::new(durable),
             pull: Pull::default(),
@@ -278,6 +282,7 @@ impl Peer {
     pub(crate) fn forget_state(&mut self, replica: &mut Replica) {
         self.book.clear();
         self.strangers.restarted();
+        self.former.restarted();
         self.contact_lateness = Lateness::in_time();
         self.hand_over(replica);
     }
@@ -423,6 +428,7 @@ impl Peer {
         self.live_lately.remove(slot);
         self.comeback.forget(slot);
         self.latest.forget(slot);
+        self.former.forget(slot);
         self.ahead.remove(&slot);
         self.book.remove(slot)
     }
