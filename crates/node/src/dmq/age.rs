@@ -30,7 +30,7 @@ pub(super) fn age(peer: &Peer, cell: &Cell<'_>, held: Option<&Held>, facts: &Fac
     }
 }
 
-/// What longest life its table allows, counted back from its end.
+/// When an entry with this end can have been written at the earliest, by the longest life that its table allows.
 fn earliest(cell: &Cell<'_>, cx: &Cx<'_>) -> Option<Wall> {
     let table = cx.config.htables.get(std::str::from_utf8(&cell.table).ok()?)?;
     let longest = Some(table.max_ttl_s).filter(|seconds| *seconds > 0)?;

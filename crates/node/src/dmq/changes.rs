@@ -41,7 +41,7 @@ impl Dmq {
             let dropped = change.cause == Cause::Forgotten && orphans::matters(change, cx.replica.rules(), cx.now.wall);
             let mut orphans = Vec::new();
             let told = self.lend_told(change, cx);
-            let left = value_before(change);
+            let left = self.value_before(change, cx);
             let several = cx.replica.cell(change.slot).filter(|_| change.cause == Cause::Pushed);
             let several = several.and_then(|c| self.spoken.several((c.table, c.key, c.member), cx.now.mono));
             for peer in self.peers.values_mut() {
@@ -90,6 +90,13 @@ impl Dmq {
         graves.into_iter().for_each(|(change, orphans)| self.bury(change, orphans, cx));
     }
 
+    /// The value of an entry from which the mesh has gone on, if another node may have told it a server.
+    fn value_before(&self, change: &Change, cx: &Cx<'_>) -> Option<u64> {
+        let shared = self.peers.values().any(|peer| peer.former.is_shared(cx.now.mono));
+        let old = change.old.as_deref().filter(|_| shared).and_then(|old| CellRef::decode(old).ok());
+        old.filter(|old| htable::name(old.table).is_some())?.body.map(fingerprint)
+    }
+
     /// Whom the server that a change came from has told it itself.
     fn lend_told(&mut self, change: &Change, cx: &Cx<'_>) -> Option<Told> {
         let by = *self.by_tag.get(&change.via)?;
@@ -100,12 +107,6 @@ impl Dmq {
         let fresh = cell.is_some_and(|cell| cell.order.stamp.time.ms() + FRESH_MS > cx.now.wall.0);
         Some(Told { by, lists: self.lend_lists(by)?, fresh, stamped: stamps && !contact })
     }
-}
-
-/// The value of an entry from which the mesh has gone on.
-fn value_before(change: &Change) -> Option<u64> {
-    let old = change.old.as_deref().and_then(|old| CellRef::decode(old).ok());
-    old.filter(|old| htable::name(old.table).is_some())?.body.map(fingerprint)
 }
 
 /// A counter has changed.

@@ -42,6 +42,11 @@ impl Former {
         }
     }
 
+    /// Whether another node has heard the server lately, so that it matters what the mesh goes on from.
+    pub(super) fn is_shared(&self, now: Mono) -> bool {
+        self.shared.is_some_and(|at| !is_over(at, now))
+    }
+
     /// The mesh has gone on from a value.
     pub(super) fn left(&mut self, slot: Slot, value: u64, now: Mono) {
         while self.order.front().is_some_and(|(at, _)| self.order.len() >= FORMER_MAX || is_over(*at, now)) {
@@ -49,7 +54,7 @@ impl Former {
                 self.drop_until(oldest, at);
             }
         }
-        if self.shared.is_none_or(|at| is_over(at, now)) {
+        if !self.is_shared(now) {
             return;
         }
         if self.values.get(slot).is_none() {
